@@ -1,0 +1,6 @@
+"""`python -m histill` is `histill`."""
+
+from histill.cli.main import main
+
+if __name__ == "__main__":
+    main()

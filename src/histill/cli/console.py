@@ -1,0 +1,130 @@
+"""How verbs read their arguments and show what goes on: tyro and rich, behind two names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from histill.core.errors import Exit, HistillError
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(kind: type[Arguments], given: list[str], verb: str) -> Arguments:
+    """A verb's arguments, a dataclass; a mistake ends with the usage code, --help with 0."""
+    with _usage_code():
+        return tyro.cli(kind, args=given, prog=f"histill {verb}", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def parse_known(kind: type[Arguments], given: list[str], verb: str) -> tuple[Arguments, list[str]]:
+    """As `parse`, and the arguments that the verb does not know."""
+    with _usage_code():
+        return tyro.cli(
+            kind, args=given, prog=f"histill {verb}", return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+
+
+@contextlib.contextmanager
+def _usage_code() -> Iterator[None]:
+    try:
+        yield
+    except SystemExit as end:
+        raise SystemExit(int(Exit.USAGE if end.code else Exit.DONE)) from None
+
+
+class Console:
+    """Shows a run's events: a bar for what passes, a line for what lasts. Quiet where nobody looks."""
+
+    def __init__(self) -> None:
+        self._console = RichConsole(stderr=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._doing = ""
+
+    @contextlib.contextmanager
+    def showing(self) -> Iterator[Console]:
+        """Show progress while the block runs."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as self._progress:
+            yield self
+        self._progress, self._task, self._doing = None, None, ""
+
+    def line(self, text: str) -> None:
+        """One line for the user."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def counter(self, doing: str) -> Callable[[int, int], None]:
+        """A function (done, of) that moves the bar of something named."""
+        return lambda done, of: self._bar(doing, done, of)
+
+    def listen(self, event: dict[str, Any]) -> None:
+        """A journal's listener."""
+        name = event["event"]
+        if name == "step":
+            self._bar(f"{event['stage']}, epoch {event['epoch'] + 1} of {event['epochs']}", event["done"], event["of"])
+        elif name == "made":
+            self._bar(str(event["what"]), event["done"], event["of"])
+        elif name == "image":
+            self._bar("images", event["done"], event["of"])
+        elif name in _LINES:
+            self.line(_LINES[name](event))
+
+    def _bar(self, doing: str, done: int, of: int) -> None:
+        if self._progress is None:
+            return
+        if doing != self._doing or self._task is None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task, self._doing = self._progress.add_task(doing, total=of), doing
+        self._progress.update(self._task, completed=done, total=of)
+
+
+def _epoch(event: dict[str, Any]) -> str:
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in event["losses"].items())
+    score = f", score {event['score']:.4f}" if "score" in event else ""
+    return f"  {event['stage']} epoch {event['epoch'] + 1}: {losses}{score}"
+
+
+def _stage(event: dict[str, Any]) -> str:
+    begins = f", from epoch {event['begins_at'] + 1} on" if event["begins_at"] else ""
+    return f"stage {event['stage']}: {event['epochs']} epochs of {event['images']} images{begins}"
+
+
+_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "run": lambda e: (
+        f"{e['method']}: {e['train']} images to learn from, {e['val']} to choose with; {e['device']}, {e['precision']}"
+    ),
+    "stage": _stage,
+    "stage loaded": lambda e: f"stage {e['stage']}: done before",
+    "making": lambda e: f"making {e['what']}",
+    "made again": lambda e: f"{e['what']} is made again: {e['why']}",
+    "selecting": lambda e: f"epochs are chosen by {e['by']} of {e['images']} validation images",
+    "epoch": _epoch,
+    "quarantined": lambda e: f"put aside: {e['why']}",
+    "applied": lambda e: f"{e['total']} images: {e['reused']} done before, {e['quarantined']} put aside",
+}
+
+
+def share(text: str) -> float:
+    """A share such as 5% or 0.05.
+
+    Raises:
+        HistillError: usage (2) if it is none.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise HistillError(f"'{text}' is not a share", code=Exit.USAGE, mend="Write 5% or 0.05")
+    return value
+
+
+def is_help(given: list[str]) -> bool:
+    """Whether the user asks for help."""
+    return any(each in ("-h", "--help") for each in given)

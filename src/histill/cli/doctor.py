@@ -1,0 +1,48 @@
+"""Say what this machine has, and what histill will make of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from histill.cli.console import parse
+
+LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "lightning-fabric", "numpy", "Pillow")
+LEAST_FREE = 2 << 30
+
+
+@dataclass
+class Arguments:
+    """Say what this machine has, and what histill will make of it. Ends with 1 if something is missing."""
+
+
+def run(given: list[str]) -> int:
+    """Look."""
+    parse(Arguments, given, "doctor")
+    troubles = []
+    print(f"histill     {version('histill')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for name in LIBRARIES:
+        try:
+            print(f"{name:<11.11} {version(name)}")
+        except PackageNotFoundError:
+            troubles.append(f"{name} is not installed: pip install histill")
+
+    from histill.engine.run import Machine, build_fabric
+
+    fabric = build_fabric(Machine())
+    print(f"device      {fabric.device.type}, {fabric._precision.precision}, {os.cpu_count()} cores")
+    free = shutil.disk_usage(Path.cwd()).free
+    print(f"disk        {free / (1 << 30):.0f} GiB free here")
+    if free < LEAST_FREE:
+        troubles.append("less than 2 GiB are free here: runs may end with a full disk (and go on when there is space)")
+    if not hasattr(os, "O_DIRECTORY"):
+        troubles.append("this system cannot sync folders: a power cut may take the last files with it")
+    for trouble in troubles:
+        print(f"trouble: {trouble}", file=sys.stderr)
+    print("all well" if not troubles else f"{len(troubles)} troubles")
+    return 1 if troubles else 0

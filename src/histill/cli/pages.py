@@ -1,0 +1,79 @@
+"""What the pages of evaluate and demo share: pictures of images with their masks, and how good pseudo-masks are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from histill.cli.console import Console
+from histill.core.manifest import Manifest
+from histill.core.masks import LabelMap
+from histill.core.report import Table
+from histill.data.images import image_size, read_image, read_mask
+from histill.engine.scoring import Predictions, score_pseudo_masks
+from histill.metrics.summary import ImageScore, exemplars, summarise
+from histill.pseudo.masks import MaskFolder, open_masks
+from histill.report.html import Figure, Section
+from histill.report.pictures import strip
+
+
+def picture_sections(
+    table: Manifest, predictions: Mapping[str, Predictions], scores: Sequence[ImageScore], count: int
+) -> list[Section]:
+    """The best, median and worst images by the first method's score, each beside its truth and every prediction."""
+    samples = {sample.id: sample for sample in table.samples}
+    first = next(iter(predictions))
+    sections = []
+    for kind, chosen in exemplars(scores, count).items():
+        figures = []
+        for score in chosen:
+            sample = samples[score.id]
+            panels: dict[str, LabelMap] = {"truth": read_mask(sample, table.card, image_size(sample.path))}
+            for name, folder in predictions.items():
+                mask = folder.mask_of(sample)
+                if mask is not None:
+                    panels[name] = mask
+            image = read_image(sample.path, sample.crop)
+            caption = f"mIoU of {first} on this image {score.quality:.2f}; patient {score.patient}"
+            figures.append(Figure(sample.id, caption, strip(image, panels, table.classes)))
+        if figures:
+            ranking = "Ranked by the mean IoU of each image."
+            sections.append(Section(f"The {kind} images", ranking, tuple(figures), legend=table.classes))
+    return sections
+
+
+def pseudo_mask_table(run: Path, table: Manifest, console: Console) -> Table | None:
+    """How good a run's pseudo-masks are on the training rows that have true masks, tap by tap; None if it has none."""
+    masks = open_masks(run / "pseudo-masks")
+    if masks is None:
+        return None
+    known = table.choose(lambda sample: sample.mask is not None and masks.holds(sample))
+    if not known.samples:
+        return None
+    rows = []
+    for tap in masks.taps:
+        scored = score_pseudo_masks(masks, tap, known, console.counter(f"scoring pseudo-masks {tap}"))
+        numbers = summarise(scored.scores, table.classes).numbers
+        by_class = [numbers[f"pooled/IoU/{name}"] for name in table.classes.names]
+        rows.append((tap, numbers["pooled/mIoU"], numbers["pooled/ACC"], *by_class, round(scored.covered, 4)))
+    columns = ("tap", "mIoU", "ACC", *(f"IoU {name}" for name in table.classes.names), "covered")
+    note = (
+        f"Pseudo-masks of {len(known.samples)} training images against their true masks, which the method never saw. "
+        "Pixels at which a pseudo-mask says nothing are left out; covered is the share that is left."
+    )
+    return Table("Pseudo-masks", columns, tuple(rows), note)
+
+
+def pseudo_mask_figures(masks: MaskFolder, table: Manifest, count: int) -> tuple[Figure, ...]:
+    """A few training images with their truth, where known, and the pseudo-mask of every tap, deepest last."""
+    many = [sample for sample in table.samples if len(sample.labels) > 1 and masks.holds(sample)]
+    step = max(1, len(many) // max(count, 1))
+    figures = []
+    for sample in many[::step][:count]:
+        panels: dict[str, LabelMap] = {}
+        if sample.mask is not None:
+            panels["truth (not seen)"] = read_mask(sample, table.card, image_size(sample.path))
+        panels |= {tap: masks.labels(tap, sample) for tap in masks.taps}
+        picture = strip(read_image(sample.path, sample.crop), panels, table.classes, height=200)
+        figures.append(Figure(sample.id, f"image labels: {', '.join(sample.labels)}", picture))
+    return tuple(figures)

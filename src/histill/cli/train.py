@@ -1,0 +1,133 @@
+"""Train a method on a table of labelled images; begun again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel
+from tyro.conf import Positional, arg
+
+from histill import methods
+from histill.cli.console import Console, is_help, parse_known
+from histill.core.config import read_yaml, resolve
+from histill.core.errors import Exit, HistillError
+from histill.core.manifest import Manifest, read_manifest
+
+
+@dataclass
+class Arguments:
+    """Train a method. Settings of the method: histill train METHOD --help, given as --any.setting VALUE."""
+
+    method: Positional[Annotated[str, arg(metavar="METHOD")]]
+    """which; see histill methods"""
+    train: Path
+    """the table: rows of split train are learnt from (all, if none has a split), rows of split val choose epochs"""
+    run: Path
+    """the run's folder: new, or one to go on with"""
+    val: Path | None = None
+    """another table to choose epochs with; without one and without val rows, 15 %% of the patients are cut off"""
+    recipe: Path | None = None
+    """a YAML file of settings that differ from the method's defaults"""
+    seed: int = 0
+    """of every random draw"""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one"""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """auto takes bf16 where the hardware has it"""
+    threads: int = 0
+    """threads of one network call on a CPU; 0 for as many as there are cores"""
+    workers: int = 0
+    """processes that read images; the result is the same bytes"""
+
+
+def run(given: list[str]) -> int:
+    """Train."""
+    if is_help(given) and given and not given[0].startswith("-"):
+        print(f"{methods.about(given[0])}\n\nsettings:\n{settings_help(methods.find(given[0]).Config)}\n")
+    arguments, rest = parse_known(Arguments, given, "train")
+    flags = settings_of(rest)
+    kind = methods.find(arguments.method)
+    recipe = {} if arguments.recipe is None else read_yaml(arguments.recipe)
+    config = resolve(kind.Config, (str(arguments.recipe), recipe), ("flags", flags))
+
+    from histill.engine.run import Machine
+    from histill.engine.training import train
+
+    table = read_manifest(arguments.train)
+    val = read_manifest(arguments.val) if arguments.val else None
+    machine = Machine(accelerator=arguments.accelerator, precision=arguments.precision, threads=arguments.threads)
+    console = Console()
+    with console.showing():
+        for each in (table, val):
+            if each is not None:
+                _check(each, console)
+        for warning in table.warnings:
+            console.line(f"warning: {warning}")
+        model = train(
+            kind,
+            table,
+            val,
+            folder=arguments.run,
+            config=config,
+            seed=arguments.seed,
+            machine=machine,
+            workers=arguments.workers,
+            listener=console.listen,
+        )
+    print(f"model: {model}\nnext:  histill predict {arguments.run} {arguments.train} --split test --to predictions")
+    return 0
+
+
+def _check(table: Manifest, console: Console) -> None:
+    from histill.data.images import check_files
+
+    table = table.choose(lambda sample: sample.split != "test")
+    faults = check_files(table, console.counter("opening images"))
+    if faults:
+        shown = "\n  ".join(faults[:40])
+        raise HistillError(
+            f"{len(faults)} files are not what they should be\n  {shown}\n",
+            code=Exit.INPUT,
+            subject=str(table.path),
+            mend="Mend these files, or take their rows out of the table",
+        )
+
+
+def settings_of(flags: list[str]) -> dict[str, Any]:
+    """``--a.b VALUE`` or ``--a.b=VALUE`` as nested settings; values are read as YAML, so lists and booleans work.
+
+    Raises:
+        HistillError: usage (2) if a flag has no value.
+    """
+    settings: dict[str, Any] = {}
+    left = list(flags)
+    while left:
+        flag = left.pop(0)
+        name, equals, text = flag.removeprefix("--").partition("=")
+        if not flag.startswith("--") or not name or (not equals and not left):
+            raise HistillError(
+                f"'{flag}' is not a setting with a value", code=Exit.USAGE, mend="Write --setting VALUE"
+            )
+        text = text if equals else left.pop(0)
+        *path, last = name.replace("-", "_").split(".")
+        place = settings
+        for step in path:
+            place = place.setdefault(step, {})
+        place[last] = yaml.safe_load(text)
+    return settings
+
+
+def settings_help(model: type[BaseModel], default: BaseModel | None = None, prefix: str = "") -> str:
+    """A line for each setting: its flag, its default, and its docstring."""
+    lines = []
+    for name, field in model.model_fields.items():
+        value = field.default if default is None else getattr(default, name)
+        if isinstance(value, BaseModel):
+            lines.append(f"  --{prefix}{name}.*: {field.description}")
+            lines.append(settings_help(type(value), value, f"{prefix}{name}."))
+        else:
+            lines.append(f"  --{prefix}{name} ({value!r})\n      {field.description}")
+    return "\n".join(lines)

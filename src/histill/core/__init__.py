@@ -1,0 +1,1 @@
+"""The nouns: what passes between the rooms. No torch here."""

@@ -1,0 +1,1 @@
+"""From manifests to batches, and made-up data with known truth."""

@@ -1,0 +1,1 @@
+"""Data sets as others publish them, read into our own table: one module an importer."""

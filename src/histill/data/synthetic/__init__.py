@@ -1,0 +1,1 @@
+"""Made-up tissue with known truth. Everything in this room is synthetic: no pixel comes from a patient."""

@@ -1,0 +1,74 @@
+"""What every method offers, and what its card says of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from histill.core.config import Strict
+from histill.core.labels import Classes
+from histill.core.manifest import Manifest
+from histill.core.predictions import MaskPrediction
+from histill.data.tiles import Tile, TileBatch, collate
+from histill.engine.run import Run
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method in a few words.
+
+    Attributes:
+        name: its name on the command line.
+        title: what it stands for.
+        task: what it gives.
+        needs: what it learns from; a method that needs image labels is never shown a mask.
+        paper: how to cite it.
+        ours: what is not the paper's, and why.
+    """
+
+    name: str
+    title: str
+    task: Literal["segment"]
+    needs: Literal["image labels", "masks"]
+    paper: str
+    ours: tuple[str, ...] = ()
+
+
+class Method(nn.Module, ABC):
+    """A paper: its settings, its networks, how they learn, how they predict.
+
+    Args:
+        config: its settings, of its own `Config`.
+        classes: of the data set it learns.
+    """
+
+    card: ClassVar[Card]
+    Config: ClassVar[type[Strict]]
+
+    def __init__(self, config: Strict, classes: Classes) -> None:
+        super().__init__()
+        self.classes = classes
+
+    @abstractmethod
+    def fit(self, train: Manifest, val: Manifest | None, run: Run) -> None:
+        """Learn from a table; `val` chooses between epochs. All that lasts goes through `run`."""
+
+    @abstractmethod
+    def predict_tiles(self, batch: TileBatch) -> Tensor:
+        """Class probabilities of a batch, float32 [b, k, h, w], summing to 1 over k. Call it without gradients."""
+
+    def predict(self, image: NDArray[np.uint8]) -> MaskPrediction:
+        """Segment one image uint8 [h, w, 3]."""
+        h, w = image.shape[:2]
+        nothing = np.zeros((0, h, w), np.uint8)
+        batch = collate([Tile("", image, nothing, np.zeros(len(self.classes), np.float32))])
+        device = next(self.parameters()).device
+        with torch.inference_mode():
+            probabilities = self.predict_tiles(batch.to(device))[0, :, :h, :w].float().cpu().numpy()
+        return MaskPrediction(probabilities.argmax(0).astype(np.uint8), probabilities)

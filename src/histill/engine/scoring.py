@@ -1,0 +1,155 @@
+"""Score label maps on disk, a method's predictions or its pseudo-masks, against the true masks of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histill.core.errors import Exit, HistillError
+from histill.core.labels import IGNORE
+from histill.core.manifest import Manifest, Sample
+from histill.core.masks import LabelMap, read_indexed
+from histill.core.record import OK, QUARANTINED, faults, read_record
+from histill.core.storage import safe_name
+from histill.data.images import image_size, read_mask
+from histill.engine.apply import INDEX
+from histill.metrics.summary import ImageScore, score_image
+from histill.pseudo.masks import MaskFolder
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A folder of predictions.
+
+    Attributes:
+        folder: where.
+        method: that made them.
+        classes: names, in the order of the masks' indices.
+        warnings: what every report about them repeats.
+    """
+
+    folder: Path
+    method: str
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def mask_of(self, sample: Sample) -> LabelMap | None:
+        """The predicted label map, uint8 [h, w]; None for a sample that was quarantined.
+
+        Raises:
+            HistillError: input (4) if the sample was not predicted, or its file is not what was written.
+        """
+        record = read_record(self.folder / "records" / f"{safe_name(sample.id)}.json")
+        if record is not None and record.status == QUARANTINED:
+            return None
+        wrong = faults(record, self.folder) if record and record.status == OK else ["was not predicted"]
+        if record is None or wrong:
+            raise HistillError(
+                "; ".join(wrong),
+                code=Exit.INPUT,
+                subject=f"{self.folder}: {sample.id}",
+                mend="Run 'histill predict' again: it does what is missing",
+            )
+        return read_indexed(self.folder / f"masks/{safe_name(sample.id)}.png")
+
+    def holds(self, sample: Sample) -> bool:
+        """Whether the sample was asked for when these predictions were made."""
+        return (self.folder / "records" / f"{safe_name(sample.id)}.json").is_file()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a set of images.
+
+    Attributes:
+        scores: one per image with a prediction and a truth.
+        quarantined: how many images were put aside when predicting.
+        covered: share of the true pixels at which the masks say something; 1 for predictions.
+    """
+
+    scores: list[ImageScore]
+    quarantined: int
+    covered: float
+
+
+def open_predictions(folder: Path) -> Predictions:
+    """Open a folder that `apply` wrote.
+
+    Raises:
+        HistillError: input (4) if it is none.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        return Predictions(folder, index["method"], tuple(index["classes"]), tuple(index["warnings"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HistillError(
+            "holds no predictions",
+            code=Exit.INPUT,
+            subject=str(folder),
+            mend="Give the folder that 'histill predict --to' wrote",
+        ) from error
+
+
+def score_predictions(predictions: Predictions, table: Manifest, progress: Progress | None = None) -> Scored:
+    """Score predictions of a table's rows against their true masks; rows without a mask are an error."""
+    if predictions.classes != table.classes.names:
+        raise HistillError(
+            f"the predictions know {', '.join(predictions.classes)}; the table {', '.join(table.classes.names)}",
+            code=Exit.USAGE,
+            subject=str(predictions.folder),
+            mend="Use a table with the classes, in the order, of the training table",
+        )
+    table.require("mask")
+    return _score(table, predictions.mask_of, progress)
+
+
+def score_pseudo_masks(masks: MaskFolder, tap: str, table: Manifest, progress: Progress | None = None) -> Scored:
+    """Score the pseudo-masks of one tap; pixels at which they say nothing are left out, and counted in `covered`."""
+    return _score(table, lambda sample: masks.labels(tap, sample), progress)
+
+
+def _score(table: Manifest, mask_of: Callable[[Sample], LabelMap | None], progress: Progress | None) -> Scored:
+    scores = []
+    quarantined = 0
+    true_pixels = covered = 0
+    for done, sample in enumerate(table.samples):
+        predicted = mask_of(sample)
+        if predicted is None:
+            quarantined += 1
+            continue
+        truth = read_mask(sample, table.card, image_size(sample.path))
+        if truth.shape == predicted.shape:
+            silent = predicted == IGNORE
+            true_pixels += int((truth != IGNORE).sum())
+            truth = np.where(silent, np.uint8(IGNORE), truth)
+            predicted = np.where(silent, np.uint8(0), predicted)
+            covered += int((truth != IGNORE).sum())
+        scores.append(score_image(sample, truth, predicted, len(table.classes)))
+        if progress is not None:
+            progress(done + 1, len(table.samples))
+    return Scored(scores, quarantined, covered / max(true_pixels, 1))
+
+
+def rows_of(predictions: Iterable[Predictions], table: Manifest) -> Manifest:
+    """The rows of a table that every folder of predictions was asked for.
+
+    Raises:
+        HistillError: usage (2) if there are none.
+    """
+    folders = list(predictions)
+    chosen = table.choose(lambda sample: all(folder.holds(sample) for folder in folders))
+    if not chosen.samples:
+        raise HistillError(
+            "none of the table's rows was predicted",
+            code=Exit.USAGE,
+            subject=str(table.path),
+            mend="Give the table that the predictions were made from",
+        )
+    return chosen
+

@@ -1,0 +1,63 @@
+"""Which epoch is kept: judged on validation images by their masks, or by their image labels, never on test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from histill.core.manifest import Manifest
+from histill.data.tiles import TileBatch, Tiles, true_masks
+from histill.engine.method import Method
+from histill.engine.run import Run
+from histill.losses.classification import pooled_mask_loss
+from histill.metrics.segmentation import confusion, mean_iou
+
+Select = Literal["auto", "masks", "labels", "last"]
+"""masks: pooled mIoU; labels: the image-label loss of the pooled mask; auto: masks where there are any, else labels."""
+
+
+def selection(method: Method, val: Manifest | None, select: Select, run: Run) -> Callable[[], float] | None:
+    """The score of a method's segmenter on validation images, the greater the better; None to keep the last epoch."""
+    if select == "last" or val is None:
+        return None
+    with_masks = val.choose(lambda sample: sample.mask is not None)
+    by_masks = bool(with_masks.samples) and select != "labels"
+    if select == "masks" and not by_masks:
+        val.require("mask")
+    chosen = with_masks if by_masks else val
+    tiles = Tiles(chosen, 8, masks=true_masks(chosen) if by_masks else None)
+    run.journal.say("selecting", by="masks" if by_masks else "labels", images=len(chosen.samples))
+    return (lambda: _by_masks(method, tiles, run)) if by_masks else (lambda: _by_labels(method, tiles, run))
+
+
+@torch.no_grad()
+def _by_masks(method: Method, tiles: Tiles, run: Run) -> float:
+    k = len(method.classes)
+    total = np.zeros((k, k), np.int64)
+    for batch in tiles.epoch(0, 0):
+        predicted = _probabilities(method, batch, run).argmax(1).cpu().numpy().astype(np.uint8)  # [b, h, w]
+        truth = batch.masks[:, 0].numpy().astype(np.uint8)  # [b, h, w]
+        total += confusion(truth, predicted, k)
+    return float(mean_iou(total))
+
+
+@torch.no_grad()
+def _by_labels(method: Method, tiles: Tiles, run: Run) -> float:
+    losses, images = 0.0, 0
+    background = method.classes.background
+    named = [i for i, name in enumerate(method.classes.names) if name != background]
+    for batch in tiles.epoch(0, 0):
+        probabilities = _probabilities(method, batch, run)[:, named]
+        loss = pooled_mask_loss(probabilities, batch.labels[:, named].to(probabilities.device))
+        losses += float(loss) * len(batch.ids)
+        images += len(batch.ids)
+    return -losses / images
+
+
+def _probabilities(method: Method, batch: TileBatch, run: Run) -> torch.Tensor:
+    method.eval()
+    with run.fabric.autocast():
+        return method.predict_tiles(batch.to(run.fabric.device)).float()

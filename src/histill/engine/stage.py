@@ -1,0 +1,39 @@
+"""A stage: one named part of a method's training, as its paper names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from histill.data.tiles import TileBatch, Tiles
+from histill.engine.optim import Schedule
+
+Losses = dict[str, Tensor]
+"""Loss terms by the paper's names, each weighted as it enters the sum."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What `Run.train` needs to know.
+
+    Attributes:
+        name: also the name of its folder.
+        learns: the network; its weights are the stage's result.
+        trunk: the part of it that learns at the plain learning rate.
+        batches: what it learns from.
+        loss: batch -> terms; their sum is minimised.
+        schedule: epochs, batch size, rates.
+        before_epoch: called with the epoch's number: whatever changes with it must follow from it.
+        select: called after an epoch, the greater the better: the best epoch's weights are kept; None keeps the last.
+    """
+
+    name: str
+    learns: nn.Module
+    trunk: nn.Module
+    batches: Tiles
+    loss: Callable[[TileBatch], Losses]
+    schedule: Schedule
+    before_epoch: Callable[[int], None] | None = None
+    select: Callable[[], float] | None = None

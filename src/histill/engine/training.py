@@ -1,0 +1,207 @@
+"""Train a method on a table, and bring it back from its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from histill.core.config import Strict, resolve
+from histill.core.errors import Exit, HistillError
+from histill.core.manifest import DatasetCard, Manifest
+from histill.core.record import fingerprint, read_record
+from histill.core.seeds import derive
+from histill.core.storage import file_hash, write_inside
+from histill.engine.checkpoint import load_weights, weight_bytes
+from histill.engine.method import Method
+from histill.engine.run import RECORD, Machine, open_run
+
+MODEL = "model"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+VALIDATION_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained method.
+
+    Attributes:
+        method: ready to predict.
+        digest: of its weights and settings: what is predicted with it names it.
+        card: what its classes are.
+        warnings: what every report about it repeats.
+    """
+
+    method: Method
+    digest: str
+    card: DatasetCard
+    warnings: tuple[str, ...]
+
+
+def train(
+    kind: type[Method],
+    table: Manifest,
+    val: Manifest | None,
+    *,
+    folder: Path,
+    config: Strict,
+    seed: int,
+    machine: Machine,
+    workers: int = 0,
+    listener: Callable[[dict[str, Any]], None] | None = None,
+) -> Path:
+    """Train a method in a run folder, or go on with it; returns the folder of the finished model.
+
+    Args:
+        kind: the method.
+        table: rows of split train are learnt from (all rows, if none has a split), rows of split val choose between
+            epochs. Rows of split test are never looked at.
+        val: another table to choose with; without one, and without val rows, 15 % of the patients are cut off.
+        folder: of the run.
+        config: the method's.
+        seed: of every random draw.
+        machine: device, precision, threads.
+        workers: processes that read images.
+        listener: is told every event.
+    """
+    learn, choose = _split(table, val, kind, seed, cut=getattr(config, "select", "last") != "last")
+    settings = {
+        "method": kind.card.name,
+        "config": config.model_dump(mode="json"),
+        "classes": table.card.model_dump(mode="json"),
+        "seed": seed,
+        "table": table.digest,
+        "val": val.digest if val else None,
+    }
+    with open_run(
+        folder, settings=settings, seed=seed, machine=machine, journal_listener=listener, workers=workers
+    ) as run:
+        run.journal.say(
+            "run",
+            method=kind.card.name,
+            train=len(learn.samples),
+            val=len(choose.samples) if choose else 0,
+            device=run.fabric.device.type,
+            precision=str(run.fabric._precision.precision),
+        )
+        torch.manual_seed(derive(seed, "start"))
+        method = kind(config, table.classes)
+        method.to(run.fabric.device)
+        method.fit(learn, choose, run)
+        method.eval()
+        describe = _model_card(method, table, learn, choose, seed)
+        model = run.once(MODEL, lambda to: _write_model(to, method, config, table, describe))
+        run.journal.say("done", model=MODEL)
+    return model
+
+
+def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
+    """Load a finished model: a run's folder, or the model's own.
+
+    Args:
+        path: the folder.
+        find: name -> method; only names it knows are loaded, nothing that a file names is imported.
+
+    Raises:
+        HistillError: input (4) if there is no finished model, or its files are not what was written.
+    """
+    folder = path / MODEL if (path / MODEL / CONFIG).is_file() else path
+    try:
+        description = json.loads((folder / CONFIG).read_bytes())
+        name, values = str(description["method"]), description["config"]
+        card = resolve(DatasetCard, (str(folder / CONFIG), description["data"]))
+    except FileNotFoundError:
+        raise HistillError(
+            "there is no finished model here",
+            code=Exit.INPUT,
+            subject=str(path),
+            mend="Give the folder of a run that 'histill train' has ended",
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise HistillError(f"the model's {CONFIG} is damaged ({error})", code=Exit.INPUT, subject=str(folder)) from None
+    kind = find(name)
+    method = kind(resolve(kind.Config, (str(folder / CONFIG), values)), card.as_classes())
+    _check_record(folder)
+    load_weights(method, folder / WEIGHTS)
+    method.eval()
+    digest = fingerprint([file_hash(folder / WEIGHTS), description])
+    return Trained(method, digest, card, tuple(description["warnings"]))
+
+
+def _check_record(folder: Path) -> None:
+    from histill.core.record import faults
+
+    record = read_record(folder / RECORD)
+    wrong = faults(record, folder) if record else []
+    if wrong:
+        raise HistillError(
+            "; ".join(wrong), code=Exit.INPUT, subject=str(folder), mend="Run 'histill train' again: it is made anew"
+        )
+
+
+def _split(
+    table: Manifest, val: Manifest | None, kind: type[Method], seed: int, *, cut: bool
+) -> tuple[Manifest, Manifest | None]:
+    learn = table.of_split("train") if any(sample.split for sample in table.samples) else table
+    if not learn.samples:
+        raise HistillError(
+            "no row is of split train", code=Exit.USAGE, subject=str(table.path), mend="Mark the rows to learn from"
+        )
+    choose: Manifest | None = val if val is not None else table.of_split("val")
+    if val is not None and val.classes != table.classes:
+        raise HistillError("its classes are not those of the training table", code=Exit.USAGE, subject=str(val.path))
+    if choose is None or not choose.samples:
+        learn, choose = learn.split_off(VALIDATION_SHARE, seed) if cut else (learn, None)
+    if kind.card.needs == "image labels":
+        # The fence: a weakly supervised method cannot learn from a mask that it is never given.
+        learn = learn.without_truth()
+    return learn, choose
+
+
+def _write_model(folder: Path, method: Method, config: Strict, table: Manifest, describe: str) -> None:
+    description = {
+        "histill": version("histill"),
+        "method": method.card.name,
+        "task": method.card.task,
+        "config": config.model_dump(mode="json"),
+        "data": table.card.model_dump(mode="json"),
+        "warnings": list(table.warnings),
+    }
+    write_inside(folder, WEIGHTS, weight_bytes(method))
+    write_inside(folder, CONFIG, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    write_inside(folder, "README.md", describe.encode())
+
+
+def _model_card(method: Method, table: Manifest, learn: Manifest, choose: Manifest | None, seed: int) -> str:
+    card, data = method.card, table.card
+    mpps = sorted({sample.mpp for sample in learn.samples if sample.mpp is not None})
+    lines = [
+        f"# {card.name}: {card.title}",
+        "",
+        f"Paper: {card.paper}.",
+        *(["", "Not the paper's, but ours:", *(f"- {each}" for each in card.ours)] if card.ours else []),
+        "",
+        "## Data",
+        f"- Learnt from {len(learn.samples)} images of {len({s.patient for s in learn.samples})} patients, "
+        f"with {card.needs}.",
+        f"- Epochs chosen on {len(choose.samples)} images of {len({s.patient for s in choose.samples})} patients."
+        if choose
+        else "- The last epoch was kept.",
+        f"- Classes: {', '.join(data.classes)}.",
+        f"- Spacing: {', '.join(f'{mpp:g}' for mpp in mpps) + ' um/px' if mpps else 'not known'}.",
+        f"- Source: {data.source or 'not stated'}",
+        f"- Licence of the data: {data.licence or 'not stated'}",
+        *(f"- Warning: {warning}" for warning in table.warnings),
+        "",
+        "## Use",
+        "For research. Not a medical device; not validated for diagnosis.",
+        f"Seed {seed}; settings in config.json. Figures: `histill predict` and `histill evaluate` on test images.",
+        "",
+    ]
+    return "\n".join(lines)

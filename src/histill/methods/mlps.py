@@ -1,0 +1,268 @@
+"""MLPS: multi-layer pseudo-supervision, from image labels to tissue masks.
+
+Han et al., "Multi-layer pseudo-supervision for histopathology tissue semantic segmentation using patch-level
+classification labels", Medical Image Analysis 80:102487, 2022, doi:10.1016/j.media.2022.102487.
+
+Stage 1 learns to name the tissues of a patch, while progressive dropout attention (PDA) hides more and more of the
+regions it relies on most, so that it looks at whole tissues. Grad-CAM at three depths of that classifier turns each
+patch's labels into three pseudo-masks. Stage 2 learns to segment from all three at once, and at prediction stage 1
+gates its classes.
+
+Where we depart: any trunk with three named taps; the gate looks through a window of the training patches' size, so that
+images of other sizes are gated alike; a background class, where a data set has one; validation never sees test images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from histill.core.config import Strict
+from histill.core.errors import Exit, HistillError
+from histill.core.labels import Classes
+from histill.core.manifest import Manifest
+from histill.data.augment import Augmentation
+from histill.data.tiles import TileBatch, Tiles
+from histill.engine.method import Card, Method
+from histill.engine.optim import Schedule
+from histill.engine.pseudo_masks import write_pseudo_masks
+from histill.engine.run import Run
+from histill.engine.select import Select, selection
+from histill.engine.stage import Losses, Stage
+from histill.losses.classification import multilabel_soft_margin
+from histill.losses.segmentation import cross_entropy
+from histill.nets.classifier import ClassifierSettings, build_classifier
+from histill.nets.segmenters import SegmenterSettings, build_segmenter
+from histill.pseudo.cam import grad_cam, min_max, upsample
+from histill.pseudo.masks import MaskFolder, check_informative
+
+CARD = Card(
+    name="mlps",
+    title="multi-layer pseudo-supervision",
+    task="segment",
+    needs="image labels",
+    paper="Han et al., Medical Image Analysis 80:102487, 2022",
+    ours=(
+        "any encoder with three named taps in place of the wide ResNet-38",
+        "the gate looks through windows of the training patches' size, so images of any size are gated alike",
+        "attention can be normalised, which keeps training and inference logits on one scale",
+        "a background class, where image labels never name it, is what no class activates on",
+    ),
+)
+
+
+class Config(Strict):
+    """The numbers of the paper, in its order."""
+
+    classifier: ClassifierSettings = ClassifierSettings()
+    """stage 1's network"""
+    attention: bool = True
+    """progressive dropout attention; off for the ablation"""
+    attention_warmup: int = 3
+    """epochs before attention begins"""
+    drop_decay: float = 0.985
+    """sigma: the dropout threshold shrinks by this factor each epoch"""
+    drop_floor: float = 0.65
+    """the dropout threshold's least value, as a share of each map's maximum"""
+    normalise_attention: bool = False
+    """divide the attention by its mean; the paper does not, and its training and inference logits then differ"""
+    classify: Schedule = Schedule(epochs=20)
+    """stage 1's schedule"""
+    classify_augmentation: Augmentation = Augmentation()
+    """stage 1's changes to images"""
+    background_threshold: float = 0.25
+    """where the data set has a background: no class above this, on a scale of 0 to 1, is background"""
+    segmenter: SegmenterSettings = SegmenterSettings()
+    """stage 2's network"""
+    tap_weights: tuple[float, ...] = (0.2, 0.2, 0.6)
+    """weight of each tap's pseudo-mask, shallow to deep; the number of taps follows"""
+    segment: Schedule = Schedule(epochs=20)
+    """stage 2's schedule"""
+    segment_augmentation: Augmentation = Augmentation(blur=0.5)
+    """stage 2's changes to images"""
+    select: Select = "auto"
+    """what chooses stage 2's epoch: masks, labels, last, or auto: masks where validation has any, else labels"""
+    gate: float = 0.1
+    """a class whose stage-1 probability is below this is switched off; 0 for no gate"""
+    patch_size: int = 224
+    """side of the training patches in px: the window through which the gate looks"""
+
+
+class Mlps(Method):
+    """Two networks: a classifier that explains itself, and a segmenter that learns from the explanations."""
+
+    card = CARD
+    Config = Config
+
+    def __init__(self, config: Strict, classes: Classes) -> None:
+        super().__init__(config, classes)
+        self.config = cast(Config, config)
+        self.classifier = build_classifier(self.config.classifier, len(classes))
+        self.attention = ProgressiveDropoutAttention(self.config)
+        self.segmenter = build_segmenter(self.config.segmenter, len(classes))
+        self.taps = self.classifier.encoder.taps[-len(self.config.tap_weights) :]
+        if len(self.taps) != len(self.config.tap_weights) or not self.taps:
+            raise HistillError(
+                f"{len(self.config.tap_weights)} weights for {len(self.classifier.encoder.taps)} taps",
+                code=Exit.USAGE,
+                subject="tap_weights",
+                mend="Give one weight per tap, shallow to deep, or fewer for the deepest alone",
+            )
+
+    def fit(self, train: Manifest, val: Manifest | None, run: Run) -> None:
+        """Classify with progressive dropout; make a mask at three depths; segment with all three."""
+        config = self.config
+        train.require("labels")
+        check_informative(train)
+
+        self.classifier.start(config.classifier)
+        run.train(
+            Stage(
+                "classify",
+                learns=self.classifier,
+                trunk=self.classifier.encoder,
+                batches=Tiles(
+                    train,
+                    config.classify.batch_size,
+                    augmentation=config.classify_augmentation,
+                    shuffle=True,
+                    workers=run.workers,
+                ),
+                loss=self.classification_loss,
+                schedule=config.classify,
+                before_epoch=self.attention.begin_epoch,
+            )
+        )
+        folder = run.once("pseudo-masks", lambda folder: self.make_pseudo_masks(train, folder, run))
+        masks = MaskFolder(folder, self.taps)
+
+        self.segmenter.encoder.start_from(config.segmenter.weights)
+        run.train(
+            Stage(
+                "segment",
+                learns=self.segmenter,
+                trunk=self.segmenter.encoder,
+                batches=Tiles(
+                    train,
+                    config.segment.batch_size,
+                    masks=masks.read,
+                    augmentation=config.segment_augmentation,
+                    shuffle=True,
+                    workers=run.workers,
+                ),
+                loss=self.segmentation_loss,
+                schedule=config.segment,
+                select=selection(self, val, config.select, run),
+            )
+        )
+
+    def classification_loss(self, batch: TileBatch) -> Losses:
+        """Multi-label soft margin of the classifier's logits, its last map under attention."""
+        features = self.classifier.encoder(batch.images)[-1]  # [b, c, h, w]
+        features = self.attention(features, self.classifier.head.weight)
+        return {"soft_margin": multilabel_soft_margin(self.classifier.classify(features), batch.labels)}
+
+    def make_pseudo_masks(self, train: Manifest, folder: Path, run: Run) -> None:
+        """Grad-CAM at each tap, one min-max over all classes, the best class that the image label names."""
+        write_pseudo_masks(
+            MaskFolder(folder, self.taps),
+            train,
+            self.tap_maps,
+            run,
+            background_threshold=self.config.background_threshold,
+            provenance={"method": "mlps", "stage": "classify", "checkpoint": run.provenance("classify")},
+        )
+
+    def tap_maps(self, batch: TileBatch) -> list[Tensor]:
+        """Grad-CAM at each tap, float32 [b, k, h, w] at the images' size, 0..1 over all classes together."""
+        self.classifier.eval()
+        h, w = batch.images.shape[-2:]
+        with torch.enable_grad():
+            # Nothing learns here, but Grad-CAM wants gradients even where a frozen trunk has none.
+            maps = self.classifier.encoder(batch.images.requires_grad_())
+            cams = grad_cam(self.classifier.classify(maps[-1]), maps[-len(self.taps) :])
+        return [min_max(upsample(cam.float(), h, w)) for cam in cams]
+
+    def segmentation_loss(self, batch: TileBatch) -> Losses:
+        """L = 0.6 CE(p, y_bn7) + 0.2 CE(p, y_b5_2) + 0.2 CE(p, y_b4_5), ignored pixels left out."""
+        logits = self.segmenter(batch.images)  # [b, k, h, w]
+        return {
+            tap: weight * cross_entropy(logits, batch.masks[:, i])
+            for i, (tap, weight) in enumerate(zip(self.taps, self.config.tap_weights, strict=True))
+        }
+
+    def predict_tiles(self, batch: TileBatch) -> Tensor:
+        """The segmenter's probabilities, classes that the classifier does not see switched off."""
+        logits: Tensor = self.segmenter(batch.images)  # [b, k, h, w]
+        if self.config.gate > 0:
+            logits = gate(logits, self.presence(batch.images), self.config.gate, self.classes)
+        return logits.softmax(dim=1)
+
+    def presence(self, images: Tensor) -> Tensor:
+        """How likely each class is in the window around each pixel, [b, k, h, w], by stage 1 without attention.
+
+        The logit of a window is the mean of the class map over it; at an image's edge the window stays inside. For an
+        image of the window's size this is stage 1's own logit, at every pixel.
+        """
+        encoder, head = self.classifier.encoder, self.classifier.head
+        scores = head(encoder(images)[-1]).float()  # [b, k, h / s, w / s]
+        h, w = scores.shape[-2:]
+        side = max(1, self.config.patch_size // encoder.strides[-1])
+        window = (min(side, h), min(side, w))
+        pooled = F.avg_pool2d(scores, window, stride=1)  # [b, k, h / s - side + 1, w / s - side + 1]
+        above, left = (window[0] - 1) // 2, (window[1] - 1) // 2
+        edges = (left, window[1] - 1 - left, above, window[0] - 1 - above)
+        return upsample(F.pad(pooled, edges, mode="replicate").sigmoid(), *images.shape[-2:])
+
+
+def gate(logits: Tensor, presence: Tensor, threshold: float, classes: Classes) -> Tensor:
+    """Switch classes off (logit -inf) where they are hardly present; where all would be off, the gate steps aside.
+
+    Args:
+        logits: [b, k, h, w].
+        presence: probabilities [b, k, h, w], or [b, k, 1, 1] for whole images.
+        threshold: the least presence of a class that stays on; a background class always does.
+        classes: of the data set.
+    """
+    off = presence < threshold
+    if classes.background is not None:
+        off = off.index_fill(1, torch.tensor([classes.index(classes.background)], device=off.device), False)
+    off = off & ~off.all(dim=1, keepdim=True)
+    return logits.masked_fill(off, -torch.inf)
+
+
+class ProgressiveDropoutAttention(nn.Module):
+    """PDA: attention that leaves out what the classifier relies on most, a little more each epoch.
+
+    ``M_k = ReLU(sum_n w_kn m_n)``, ``M^_k = M_k where M_k <= mu max(M_k), else 0``, ``A = mean_k M^_k``, and the
+    features become ``A * m``. mu is 1 when attention begins and shrinks by `drop_decay` each epoch down to
+    `drop_floor`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.threshold: float | None = None
+        """mu; None while attention is off"""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set mu for an epoch."""
+        age = epoch - self.config.attention_warmup
+        on = self.config.attention and age >= 0
+        self.threshold = max(self.config.drop_floor, self.config.drop_decay**age) if on else None
+
+    def forward(self, features: Tensor, weight: Tensor) -> Tensor:
+        """The last map m [b, n, h, w] and the head's weight w [k, n, 1, 1] -> A * m [b, n, h, w]."""
+        if self.threshold is None:
+            return features
+        maps = F.relu(F.conv2d(features, weight))  # [b, k, h, w]
+        kept = maps * (maps <= self.threshold * maps.amax(dim=(2, 3), keepdim=True))
+        attention = kept.mean(dim=1, keepdim=True)  # [b, 1, h, w]
+        if self.config.normalise_attention:
+            mean = attention.mean(dim=(2, 3), keepdim=True)
+            attention = attention / mean.clamp(min=torch.finfo(torch.float32).tiny)
+        return attention * features

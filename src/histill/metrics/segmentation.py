@@ -1,0 +1,217 @@
+"""How well a label map agrees with the truth: confusion matrix, IoU, Dice, accuracy, and the distance of outlines.
+
+Rules that hold for all of it:
+
+- Pixels whose truth is IGNORE are left out, whatever was predicted there. A prediction is never IGNORE.
+- A confusion matrix counts pixels; its rows are the truth, its columns the prediction. The measures made from it take
+  any number of leading axes, so one call serves one image, a data set, or thousands of bootstrap draws.
+- A class that stands neither in the truth nor in the prediction has no IoU and no Dice (nan), and a mean over classes
+  leaves it out. A class that stands in one of the two only has an IoU and a Dice of 0.
+- The background, where there is one, is a class like the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from histill.core.errors import Exit, HistillError
+from histill.core.labels import IGNORE
+
+CHUNK = 1 << 20
+"""Pixels counted at a time: what is in between stays in the processor's cache."""
+
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+
+
+def confusion(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], k: int, ignore: int = IGNORE
+) -> NDArray[np.int64]:
+    """Count the pixels of each pair of true and predicted class.
+
+    Args:
+        truth: uint8 [h, w], classes 0 to k - 1, or `ignore`.
+        predicted: uint8 [h, w], classes 0 to k - 1, also where the truth is `ignore`.
+        k: number of classes.
+        ignore: the truth's label for pixels that count nowhere; not one of the classes.
+
+    Returns:
+        int64 [k, k]; rows are the truth, columns the prediction.
+
+    Raises:
+        HistillError: shapes differ, a type is not uint8, or a label is no class.
+    """
+    _check(truth, predicted, k, ignore)
+    h, w = truth.shape
+    counts = np.zeros((k + 1) * k, np.int64)  # row k takes the ignored pixels
+    ignored = 0
+    step = max(1, min(h, CHUNK // max(w, 1)))
+    # (k + 1) * k codes in a byte: two pixels at a time are one 16-bit number, which halves the counting.
+    by_two = (k + 1) * k <= 256
+    codes = np.empty(-(-step * w // 2) * 2, np.uint8 if by_two else np.uint16)
+    for top in range(0, h, step):
+        true_rows, predicted_rows = truth[top : top + step], predicted[top : top + step]
+        if predicted_rows.size and predicted_rows.max() >= k:
+            raise _no_class("prediction", int(predicted_rows.max()), k)
+        ignored += int(np.count_nonzero(true_rows == ignore))
+        used = true_rows.size
+        block = codes[:used].reshape(true_rows.shape)
+        np.minimum(true_rows, k, out=block)
+        block *= k
+        block += predicted_rows
+        if by_two:
+            even = used + used % 2
+            codes[used:even] = k * k
+            ignored += even - used
+            pairs = np.bincount(codes[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
+            counts += (pairs.sum(0) + pairs.sum(1))[: counts.size]
+        else:
+            counts += np.bincount(codes[:used], minlength=counts.size)
+    table = counts.reshape(k + 1, k)
+    if table[k].sum() != ignored:
+        raise _no_class("truth", int(truth[(truth >= k) & (truth != ignore)].max()), k)
+    return table[:k].copy()
+
+
+def class_iou(table: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union of each class: TP / (TP + FP + FN).
+
+    Args:
+        table: confusion counts [..., k, k].
+
+    Returns:
+        float64 [..., k], nan where a class stands neither in truth nor in prediction.
+    """
+    agreed = np.diagonal(table, axis1=-2, axis2=-1)  # [..., k]
+    return _ratio(agreed, table.sum(-1) + table.sum(-2) - agreed)
+
+
+def class_dice(table: NDArray[Any]) -> NDArray[np.float64]:
+    """Dice coefficient of each class: 2 TP / (2 TP + FP + FN).
+
+    Args:
+        table: confusion counts [..., k, k].
+
+    Returns:
+        float64 [..., k], nan where a class stands neither in truth nor in prediction.
+    """
+    agreed = np.diagonal(table, axis1=-2, axis2=-1)  # [..., k]
+    return _ratio(2 * agreed, table.sum(-1) + table.sum(-2))
+
+
+def mean_iou(table: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean IoU over the classes that stand in truth or prediction; float64 [...] from counts [..., k, k]."""
+    return mean_defined(class_iou(table))
+
+
+def mean_dice(table: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean Dice over the classes that stand in truth or prediction; float64 [...] from counts [..., k, k]."""
+    return mean_defined(class_dice(table))
+
+
+def frequency_weighted_iou(table: NDArray[Any]) -> NDArray[np.float64]:
+    """FwIoU = sum over classes of freq_k IoU_k, freq_k the class's share of true pixels; [...] from [..., k, k]."""
+    # A class without IoU has no true pixel either, so its weight is zero.
+    return _ratio((table.sum(-1) * np.nan_to_num(class_iou(table))).sum(-1), table.sum((-2, -1)))
+
+
+def accuracy(table: NDArray[Any]) -> NDArray[np.float64]:
+    """ACC, the share of pixels given their true class; float64 [...] from counts [..., k, k]."""
+    return _ratio(np.trace(table, axis1=-2, axis2=-1), table.sum((-2, -1)))
+
+
+def mean_defined(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    """Mean along an axis over what is not nan; nan where nothing is left."""
+    return _ratio(np.nansum(values, axis), np.count_nonzero(~np.isnan(values), axis))
+
+
+def hd95(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], k: int, ignore: int = IGNORE) -> NDArray[np.float64]:
+    """How far the outlines of truth and prediction lie apart, by class: the 95 % Hausdorff distance in pixels.
+
+    A mask's outline is its pixels that have one of their four neighbours outside the mask; what lies beyond the image
+    is outside. From each outline pixel of one mask the distance is taken to the nearest outline pixel of the other,
+    centre to centre. HD95 is the larger of the two directions' 95th percentiles (linear interpolation). Ignored pixels
+    belong to neither mask.
+
+    Where both masks are empty it is nan, to be left out of means. Where one is empty it is the image's diagonal,
+    sqrt(h^2 + w^2), and counts.
+
+    Args:
+        truth: uint8 [h, w], classes or `ignore`.
+        predicted: uint8 [h, w], classes.
+        k: number of classes.
+        ignore: the truth's label for pixels that count nowhere.
+
+    Returns:
+        float64 [k], in pixels.
+
+    Raises:
+        HistillError: shapes differ, a type is not uint8, or a label is no class.
+    """
+    _check(truth, predicted, k, ignore)
+    valid = truth != ignore
+    return np.array([_outline_distance(truth == c, (predicted == c) & valid) for c in range(k)])
+
+
+def _outline_distance(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """`hd95` of two binary masks [h, w]."""
+    rows, columns = (np.flatnonzero((first | second).any(axis)) for axis in (1, 0))
+    if rows.size == 0:
+        return float("nan")
+    if not first.any() or not second.any():
+        return float(np.hypot(*first.shape))
+    # Both outlines lie inside the joint bounding box, so nothing beyond it changes a distance.
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    outlines = [_outline(mask[box]) for mask in (first, second)]
+    ways = (outlines, outlines[::-1])
+    return max(float(np.percentile(_distance_to(there)[here], 95)) for here, there in ways)
+
+
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    filled = mask.astype(np.uint8)
+    inside = cv2.erode(filled, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    return np.not_equal(filled, inside)
+
+
+def _distance_to(outline: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Each pixel's exact Euclidean distance to the nearest pixel of the outline; float32 [h, w]."""
+    distance = cv2.distanceTransform((~outline).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance, np.float32)
+
+
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
+    """Quotient of the two, nan where the lower one is zero."""
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    quotient = np.full(above.shape, np.nan)
+    np.divide(above, below, out=quotient, where=below != 0)
+    return quotient
+
+
+def _check(truth: NDArray[Any], predicted: NDArray[Any], k: int, ignore: int) -> None:
+    if not 1 <= k <= 255 or 0 <= ignore < k:
+        raise HistillError(
+            f"{k} classes with {ignore} as the label to ignore", code=Exit.USAGE, mend="Ignore a label that is no class"
+        )
+    for name, mask in (("truth", truth), ("prediction", predicted)):
+        if mask.dtype != np.uint8 or mask.ndim != 2:
+            raise HistillError(
+                f"a mask is uint8 [h, w], not {mask.dtype} {list(mask.shape)}", code=Exit.INPUT, subject=name
+            )
+    if truth.shape != predicted.shape:
+        raise HistillError(
+            f"prediction is {predicted.shape[1]} x {predicted.shape[0]} px, truth {truth.shape[1]} x {truth.shape[0]}",
+            code=Exit.INPUT,
+            mend="Predict at the truth's own size: masks are never resized in silence",
+        )
+
+
+def _no_class(name: str, label: int, k: int) -> HistillError:
+    return HistillError(
+        f"label {label} is none of the {k} classes",
+        code=Exit.INPUT,
+        subject=name,
+        mend=f"Labels are 0 to {k - 1}" + (f", or {IGNORE} where the truth is not known" if name == "truth" else ""),
+    )

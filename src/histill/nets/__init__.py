@@ -1,0 +1,1 @@
+"""Encoders, segmenters, heads, and the one rule for weights."""

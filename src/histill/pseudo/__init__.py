@@ -1,0 +1,1 @@
+"""Image labels to pixel labels."""

@@ -1,0 +1,1 @@
+"""What core/report holds, as HTML, Markdown and pictures."""
