@@ -22,6 +22,9 @@ from histill.data.images import ImageCache, image_size, read_mask
 MULTIPLE = 16
 """Sides are padded to a multiple of this, the output stride at which decoders join maps."""
 
+LEAST = 32
+"""The least side: of fewer pixels some trunks' deepest map has none."""
+
 Masks = Callable[[Sample, NDArray[np.uint8]], NDArray[np.uint8]]
 """Sample and its image uint8 [h, w, 3] -> its masks, uint8 [m, h, w]."""
 
@@ -160,7 +163,7 @@ def true_masks(manifest: Manifest) -> Masks:
 
 
 def collate(tiles: Sequence[Tile]) -> TileBatch:
-    """Patches to a batch: padded to the largest, and to a multiple of `MULTIPLE`, by reflection at the far edges."""
+    """Patches to a batch: padded by reflection at the far edges, to the largest and at least `LEAST`, by `MULTIPLE`."""
     h = _up(max(tile.image.shape[0] for tile in tiles))
     w = _up(max(tile.image.shape[1] for tile in tiles))
     images = np.stack([_padded(tile.image, h, w) for tile in tiles])  # [b, h, w, 3]
@@ -180,7 +183,7 @@ def collate(tiles: Sequence[Tile]) -> TileBatch:
 
 
 def _up(side: int) -> int:
-    return -(-side // MULTIPLE) * MULTIPLE
+    return max(LEAST, -(-side // MULTIPLE) * MULTIPLE)
 
 
 def _padded(image: NDArray[np.uint8], h: int, w: int) -> NDArray[np.uint8]:

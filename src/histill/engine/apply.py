@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from histill.core.cells import write_cells
 from histill.core.errors import Exit, HistillError
@@ -16,7 +17,7 @@ from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample
 from histill.core.masks import label_png
 from histill.core.record import OK, QUARANTINED, Record, describe, fingerprint, read_record, still_holds
-from histill.core.storage import file_hash, lock, safe_name, sweep, write_bytes, write_json
+from histill.core.storage import file_hash, lock, remove, safe_name, sweep, write_bytes, write_json
 from histill.data.images import ImageCache
 from histill.engine.run import Machine, build_fabric
 from histill.engine.training import Trained
@@ -68,7 +69,7 @@ def apply(
     fabric = build_fabric(machine)
     method = trained.method.to(fabric.device)
     settings = fingerprint(
-        [trained.digest, fabric.device.type, str(fabric._precision.precision), machine.threads, probabilities]
+        [trained.digest, fabric.device.type, str(fabric._precision.precision), torch.get_num_threads(), probabilities]
     )
     journal = Journal(folder / "journal.jsonl", listener)
     images = ImageCache()
@@ -100,6 +101,9 @@ def apply(
             except HistillError as error:
                 quarantined[sample.id] = str(error)
                 journal.say("quarantined", id=sample.id, why=str(error))
+                # What an earlier run made of an image that could still be read.
+                remove(folder / f"masks/{safe_name(sample.id)}.png")
+                remove(folder / f"probabilities/{safe_name(sample.id)}.npz")
                 Record(QUARANTINED, settings, source, details={"id": sample.id}, message=str(error)).write(path)
                 if len(quarantined) > allowed:
                     raise _broken(quarantined, table) from error

@@ -63,7 +63,6 @@ def train_stage(
     stage_seed = derive(seed, stage.name)
     schedule = stage.schedule
     optimizer = build_optimizer(stage.learns, stage.trunk, schedule)
-    stage.learns.to(memory_format=torch.channels_last)
     learner, optimizer = fabric.setup(_Learner(stage), optimizer)
     average = _average(stage) if schedule.average else None
     begin, best, scores = 0, None, []
@@ -93,6 +92,8 @@ def train_stage(
             if due:
                 step = epoch * steps_an_epoch + number // schedule.accumulate
                 set_rate(optimizer, schedule, step, schedule.epochs * steps_an_epoch)
+                if schedule.clip:
+                    fabric.clip_gradients(learner, optimizer, max_norm=schedule.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average is not None:
@@ -125,8 +126,8 @@ def train_stage(
 
 def _average(stage: Stage) -> AveragedModel:
     # Buffers (BatchNorm's statistics) are averaged too: a mean of weights with another network's statistics is neither.
-    decay = get_ema_multi_avg_fn(stage.schedule.average)
-    return AveragedModel(stage.learns, multi_avg_fn=decay, use_buffers=True)
+    averaging: Callable[[float], Any] = get_ema_multi_avg_fn
+    return AveragedModel(stage.learns, multi_avg_fn=averaging(stage.schedule.average), use_buffers=True)
 
 
 def _final(stage: Stage, average: AveragedModel | None) -> dict[str, Tensor]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from histill.core.config import Strict
 
 
 class Schedule(Strict):
-    """How one stage learns: SGD with warm-up and polynomial decay."""
+    """How one stage learns: warm-up, then polynomial decay."""
 
     epochs: int
     """passes over the training set"""
@@ -19,6 +20,8 @@ class Schedule(Strict):
     """patches a step"""
     accumulate: int = 1
     """steps of the optimiser see this many batches: for machines where a whole batch does not fit"""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd as in most of the papers; adamw forgives a short schedule"""
     learning_rate: float = 0.01
     """of the trunk, after warm-up"""
     head_factor: float = 10.0
@@ -26,17 +29,19 @@ class Schedule(Strict):
     momentum: float = 0.9
     """of SGD"""
     weight_decay: float = 5e-4
-    """of SGD, on every weight"""
+    """on every weight"""
     power: float = 0.9
     """the learning rate falls as (1 - step / steps) ** power"""
     warmup: float = 0.0
     """share of all steps over which the learning rate rises from 0"""
+    clip: float = 0.0
+    """the gradient's greatest norm; 0 for no limit"""
     average: float = 0.0
     """decay of an exponential moving average of the weights, which is then what is kept; 0 for none"""
 
 
 def build_optimizer(learns: nn.Module, trunk: nn.Module, schedule: Schedule) -> Optimizer:
-    """SGD over what learns: the trunk at the learning rate, everything else `head_factor` times faster.
+    """An optimiser of what learns: the trunk at the learning rate, everything else `head_factor` times faster.
 
     Parameters that are frozen are left out.
     """
@@ -46,9 +51,10 @@ def build_optimizer(learns: nn.Module, trunk: nn.Module, schedule: Schedule) -> 
     for in_trunk, factor in rates.items():
         chosen = [p for p in learns.parameters() if p.requires_grad and (id(p) in slow) == in_trunk]
         groups.append({"params": chosen, "factor": factor})
-    return SGD(
-        groups, lr=schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay, foreach=True
-    )
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    if schedule.optimizer == "adamw":
+        return AdamW(groups, lr=rate, weight_decay=decay, foreach=True)
+    return SGD(groups, lr=rate, momentum=schedule.momentum, weight_decay=decay, foreach=True)
 
 
 def set_rate(optimizer: Optimizer, schedule: Schedule, step: int, steps: int) -> None:

@@ -61,9 +61,9 @@ def build_fabric(machine: Machine) -> Fabric:
 
 
 def _has_bf16(accelerator: str) -> bool:
-    if accelerator == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "bf16" in _cpu_flags()
+    on_gpu = accelerator == "cuda"
+    supported: bool = torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported and (on_gpu or "bf16" in _cpu_flags())
 
 
 def _cpu_flags() -> str:

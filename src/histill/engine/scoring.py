@@ -152,4 +152,3 @@ def rows_of(predictions: Iterable[Predictions], table: Manifest) -> Manifest:
             mend="Give the table that the predictions were made from",
         )
     return chosen
-

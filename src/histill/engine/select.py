@@ -40,7 +40,8 @@ def _by_masks(method: Method, tiles: Tiles, run: Run) -> float:
     for batch in tiles.epoch(0, 0):
         predicted = _probabilities(method, batch, run).argmax(1).cpu().numpy().astype(np.uint8)  # [b, h, w]
         truth = batch.masks[:, 0].numpy().astype(np.uint8)  # [b, h, w]
-        total += confusion(truth, predicted, k)
+        w = truth.shape[-1]
+        total += confusion(truth.reshape(-1, w), predicted.reshape(-1, w), k)
     return float(mean_iou(total))
 
 

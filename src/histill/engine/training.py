@@ -25,6 +25,8 @@ MODEL = "model"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 VALIDATION_SHARE = 0.15
+LAYOUT = torch.channels_last
+"""Of every weight, in training and after it: another one would change the last bits of what is computed."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def train(
         )
         torch.manual_seed(derive(seed, "start"))
         method = kind(config, table.classes)
-        method.to(run.fabric.device)
+        method.to(run.fabric.device).to(memory_format=LAYOUT)
         method.fit(learn, choose, run)
         method.eval()
         describe = _model_card(method, table, learn, choose, seed)
@@ -128,7 +130,7 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
     kind = find(name)
     method = kind(resolve(kind.Config, (str(folder / CONFIG), values)), card.as_classes())
     _check_record(folder)
-    load_weights(method, folder / WEIGHTS)
+    load_weights(method.to(memory_format=LAYOUT), folder / WEIGHTS)
     method.eval()
     digest = fingerprint([file_hash(folder / WEIGHTS), description])
     return Trained(method, digest, card, tuple(description["warnings"]))

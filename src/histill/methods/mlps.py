@@ -15,7 +15,7 @@ images of other sizes are gated alike; a background class, where a data set has 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from histill.losses.classification import multilabel_soft_margin
 from histill.losses.segmentation import cross_entropy
 from histill.nets.classifier import ClassifierSettings, build_classifier
 from histill.nets.segmenters import SegmenterSettings, build_segmenter
-from histill.pseudo.cam import grad_cam, min_max, upsample
+from histill.pseudo.cam import grad_cam, min_max, over_maximum, upsample
 from histill.pseudo.masks import MaskFolder, check_informative
 
 CARD = Card(
@@ -49,7 +49,8 @@ CARD = Card(
     ours=(
         "any encoder with three named taps in place of the wide ResNet-38",
         "the gate looks through windows of the training patches' size, so images of any size are gated alike",
-        "attention can be normalised, which keeps training and inference logits on one scale",
+        "attention can be normalised, which keeps training and inference logits on one scale (off: it measured worse)",
+        "each class's map can be scaled by its own maximum, so that a rare class is not drowned by a frequent one",
         "a background class, where image labels never name it, is what no class activates on",
     ),
 )
@@ -74,6 +75,9 @@ class Config(Strict):
     """stage 1's schedule"""
     classify_augmentation: Augmentation = Augmentation()
     """stage 1's changes to images"""
+    map_scale: Literal["together", "each"] = "together"
+    """how an image's maps come to 0..1: by one minimum and maximum over all classes, as in the released code, or each
+    class's positive part by its own maximum, which is ours: a rare class is not drowned by a frequent one"""
     background_threshold: float = 0.25
     """where the data set has a background: no class above this, on a scale of 0 to 1, is background"""
     segmenter: SegmenterSettings = SegmenterSettings()
@@ -167,7 +171,7 @@ class Mlps(Method):
         return {"soft_margin": multilabel_soft_margin(self.classifier.classify(features), batch.labels)}
 
     def make_pseudo_masks(self, train: Manifest, folder: Path, run: Run) -> None:
-        """Grad-CAM at each tap, one min-max over all classes, the best class that the image label names."""
+        """Grad-CAM at each tap, scaled to 0..1; the best class that the image label names."""
         write_pseudo_masks(
             MaskFolder(folder, self.taps),
             train,
@@ -178,14 +182,15 @@ class Mlps(Method):
         )
 
     def tap_maps(self, batch: TileBatch) -> list[Tensor]:
-        """Grad-CAM at each tap, float32 [b, k, h, w] at the images' size, 0..1 over all classes together."""
+        """Grad-CAM at each tap, float32 [b, k, h, w] at the images' size, 0..1 by `map_scale`."""
         self.classifier.eval()
         h, w = batch.images.shape[-2:]
         with torch.enable_grad():
             # Nothing learns here, but Grad-CAM wants gradients even where a frozen trunk has none.
             maps = self.classifier.encoder(batch.images.requires_grad_())
             cams = grad_cam(self.classifier.classify(maps[-1]), maps[-len(self.taps) :])
-        return [min_max(upsample(cam.float(), h, w)) for cam in cams]
+        grown = [upsample(cam.float(), h, w) for cam in cams]  # [b, k, h, w] each
+        return [min_max(cam) if self.config.map_scale == "together" else over_maximum(F.relu(cam)) for cam in grown]
 
     def segmentation_loss(self, batch: TileBatch) -> Losses:
         """L = 0.6 CE(p, y_bn7) + 0.2 CE(p, y_b5_2) + 0.2 CE(p, y_b4_5), ignored pixels left out."""

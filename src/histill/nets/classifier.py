@@ -20,7 +20,8 @@ class ImageClassifier(nn.Module):
         self.encoder = encoder
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(encoder.channels[-1], classes, kernel_size=1, bias=False)
-        nn.init.xavier_uniform_(self.head.weight)
+        # Small, so that a trunk without normalisation does not begin with large logits.
+        nn.init.normal_(self.head.weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images float [b, 3, h, w] in 0..1 -> logits float32 [b, k]."""

@@ -50,7 +50,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if "allow_pickle" in str(error):
             raise _unsafe(path) from error
         raise _unreadable(path, error) from error
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, KeyError, TypeError) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, LookupError, TypeError) as error:
         raise _unreadable(path, error) from error
     except Exception as error:
         # safetensors has an error type of its own, which it does not export as a common base.

@@ -94,7 +94,7 @@ class MaskFolder:
     def confidence(self, tap: str, sample: Sample) -> NDArray[np.float32]:
         """The confidence of a sample at a tap, float32 [h, w] in steps of 1/255."""
         steps = read_indexed(self.folder / tap / f"{safe_name(sample.id)}.confidence.png")
-        return steps / np.float32(255)
+        return steps.astype(np.float32) / np.float32(255)
 
     def holds(self, sample: Sample) -> bool:
         """Whether there are masks of this sample."""

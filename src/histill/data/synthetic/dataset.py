@@ -46,7 +46,6 @@ def write_tissue(
         classes=TISSUES,
         colours=tuple(CLASSES.colours[CLASSES.index(name)] for name in TISSUES),
         mask_values={str(i): "ignore" if name == WHITE else name for i, name in enumerate(CLASSES.names)},
-        exclude_white=True,
         synthetic=True,
         source="histill synth tissue: made-up images with known truth",
         licence="CC0",
