@@ -53,6 +53,8 @@ def test_an_epoch_follows_from_its_number_and_seed_alone(table: Manifest) -> Non
     assert first[0] != first[1]
     assert epoch(fresh(), 0, seed=2) != first[0]
     assert epoch(fresh(workers=2), 1) == first[1]
+    unshuffled = Tiles(table, 7, augmentation=BUSY)
+    assert epoch(unshuffled, 0) != epoch(unshuffled, 1)
 
 
 def test_reading_draws_nothing_from_the_shared_stream(table: Manifest) -> None:

@@ -279,14 +279,14 @@ def test_for_an_image_of_the_windows_size_presence_is_stage_1s_own_word() -> Non
     torch.testing.assert_close(found, own[..., None, None].expand_as(found))
 
 
-@pytest.mark.parametrize(("h", "w"), [(96, 80), (48, 112), (112, 32)])
-def test_for_other_images_presence_is_a_sliding_mean_that_stays_inside(h: int, w: int) -> None:
-    method, batch = mlps(patch_size=40).eval(), a_batch(h, w)
+@pytest.mark.parametrize(("patch", "h", "w"), [(40, 96, 80), (32, 96, 80), (40, 48, 112), (32, 112, 32)])
+def test_for_other_images_presence_is_a_sliding_mean_that_stays_inside(patch: int, h: int, w: int) -> None:
+    method, batch = mlps(patch_size=patch).eval(), a_batch(h, w)
     with torch.no_grad():
         scores = method.classifier.head(method.classifier.encoder(batch.images)[-1])
         found = method.presence(batch.images)
     rows, columns = scores.shape[-2:]
-    side = 40 // 8
+    side = patch // 8
     tall, wide = min(side, rows), min(side, columns)
     slow = torch.zeros_like(scores)
     for y in range(rows):
