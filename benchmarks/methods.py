@@ -1,10 +1,10 @@
-"""The methods against each other: one command that trains, predicts, scores and writes the table; it skips what is done.
+"""The methods against each other: one command trains, predicts, scores and writes the tables; it skips what is done.
 
     python benchmarks/methods.py [--out DIR] [--jobs 2] [--only TEXT]
 
-Data sets: made-up tissue, and the WSSS4LUAD and GlaS crops below HISTILL_DATA. Seeds and settings stand in this file and
-in recipes/; both were fixed before a test image was looked at, on made-up training and validation patches alone. Each job
-computes with one thread, so that jobs beside each other do not change a byte. Run no other speed measurement beside it.
+Data sets: made-up tissue, and the WSSS4LUAD and GlaS crops below HISTILL_DATA. Seeds and settings stand in this file
+and in recipes/; both were fixed before a test image was looked at, on made-up training and validation patches alone.
+Each job computes with one thread, so that jobs beside each other do not change a byte. Measure no speed beside it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def data_sets() -> list[DataSet]:
     }
     found = [DataSet("synthetic", ["synth", "tissue", "DIR", *flags])]
     if DATA.is_dir():
-        found.append(DataSet("wsss4luad", ["import", "wsss4luad", str(DATA / "wsss4luad"), "--to", "CSV"], rare="normal"))
+        found.append(
+            DataSet("wsss4luad", ["import", "wsss4luad", str(DATA / "wsss4luad"), "--to", "CSV"], rare="normal")
+        )
         found.append(DataSet("glas", ["import", "glas", str(DATA / "glas"), "--to", "CSV"], settings=glas))
     return found
 
@@ -117,23 +119,17 @@ def run(job: Job, table: Path, out: Path) -> None:
     flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     recipe = ROOT / "recipes" / f"{job.method}-cpu.yaml"
     began = time.monotonic()
-    histill(
-        ["train", job.method, "--train", str(table), "--recipe", str(recipe), "--run", str(folder / "run")]
-        + ["--seed", str(job.seed), "--threads", "1", *flags]
-    )
+    shared = ["--seed", str(job.seed), "--threads", "1"]
+    histill(["train", job.method, "--train", table, "--recipe", recipe, "--run", folder / "run", *shared, *flags])
     trained = time.monotonic()
-    histill(
-        ["predict", str(folder / "run"), str(table), "--split", "test", "--to", str(folder / "predictions")]
-        + ["--threads", "1"]
-    )
-    write_json(
-        folder / "seconds.json", {"train": round(trained - began), "predict": round(time.monotonic() - trained)}
-    )
+    histill(["predict", folder / "run", table, "--split", "test", "--to", folder / "predictions", "--threads", "1"])
+    write_json(folder / "seconds.json", {"train": round(trained - began), "predict": round(time.monotonic() - trained)})
     print(f"{job.name}: {trained - began:.0f} s", flush=True)
 
 
-def histill(arguments: list[str]) -> None:
+def histill(given: list[str | Path]) -> None:
     """Run a verb; its output is shown only if it fails."""
+    arguments = [str(each) for each in given]
     # Spinning threads of one job would take the other's core.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
@@ -165,8 +161,9 @@ def report(data: DataSet, out: Path) -> Report:
     if both:
         mine, theirs = ([scored[method, seed] for seed in both] for method in ("mlps", "cam"))
         difference = compare(mine, theirs, table.classes, names=("mlps", "cam"))
-        headline = [row for row in difference.tables[0].rows if str(row[0]).endswith(("mIoU", "mDice", "ACC", "FwIoU"))]
-        tables.append(Table("mlps against cam", difference.tables[0].columns, tuple(headline), difference.tables[0].note))
+        whole = difference.tables[0]
+        headline = [row for row in whole.rows if str(row[0]).endswith(("mIoU", "mDice", "ACC", "FwIoU"))]
+        tables.append(Table("mlps against cam", whole.columns, tuple(headline), whole.note))
         numbers |= difference.numbers
     tables += _ablations(data, table, out, scored.get(("mlps", 0)))
     for method, seed in ((method, seed) for method in ("mlps", "cam") for seed in SEEDS if (method, seed) in scored):
@@ -192,8 +189,7 @@ def _row(
     rare = [mean([float(np.nanmean(iou[kept])) for iou in by_class])] if data.rare else []
     hd95 = [float(np.nanmean([report[f"per_image/HD95 px/{name}"].value for name in names])) for report in reports]
     seconds = [
-        json.loads((out / "runs" / Job(data, method, s).name / "seconds.json").read_text())["train"]
-        for s in seeds
+        json.loads((out / "runs" / Job(data, method, s).name / "seconds.json").read_text())["train"] for s in seeds
     ]
     return (
         method,

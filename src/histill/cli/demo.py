@@ -93,9 +93,7 @@ def _data(folder: Path, seed: int, console: Console) -> Path:
 
     if (folder / "data.csv").exists():
         return folder / "data.csv"
-    return write_tissue(
-        folder, **PATCHES, size=SIZE, mpp=1.0, seed=seed, progress=console.counter("drawing patches")
-    )
+    return write_tissue(folder, **PATCHES, size=SIZE, mpp=1.0, seed=seed, progress=console.counter("drawing patches"))
 
 
 def _page(folder: Path, table: Manifest, folders: dict[str, Predictions], console: Console) -> str:
@@ -108,7 +106,9 @@ def _page(folder: Path, table: Manifest, folders: dict[str, Predictions], consol
     from histill.report.pictures import class_bars
 
     test = table.of_split("test")
-    scores = {name: score_predictions(each, test, console.counter(f"scoring {name}")).scores for name, each in folders.items()}
+    scores = {
+        name: score_predictions(each, test, console.counter(f"scoring {name}")).scores for name, each in folders.items()
+    }
     reports = {name: summarise(each, table.classes) for name, each in scores.items()}
     difference = compare([scores["mlps"]], [scores["cam"]], table.classes, names=METHODS)
     verdicts = {row[0]: row for row in difference.tables[0].rows}

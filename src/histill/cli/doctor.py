@@ -25,19 +25,20 @@ def run(given: list[str]) -> int:
     """Look."""
     parse(Arguments, given, "doctor")
     troubles = []
-    print(f"histill     {version('histill')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    system = f"{platform.system()} {platform.machine()}"
+    print(f"{'histill':<27} {version('histill')}, Python {platform.python_version()}, {system}")
     for name in LIBRARIES:
         try:
-            print(f"{name:<11.11} {version(name)}")
+            print(f"{name:<27} {version(name)}")
         except PackageNotFoundError:
             troubles.append(f"{name} is not installed: pip install histill")
 
     from histill.engine.run import Machine, build_fabric
 
     fabric = build_fabric(Machine())
-    print(f"device      {fabric.device.type}, {fabric._precision.precision}, {os.cpu_count()} cores")
+    print(f"{'device':<27} {fabric.device.type}, {fabric._precision.precision}, {os.cpu_count()} cores")
     free = shutil.disk_usage(Path.cwd()).free
-    print(f"disk        {free / (1 << 30):.0f} GiB free here")
+    print(f"{'disk':<27} {free / (1 << 30):.0f} GiB free here")
     if free < LEAST_FREE:
         troubles.append("less than 2 GiB are free here: runs may end with a full disk (and go on when there is space)")
     if not hasattr(os, "O_DIRECTORY"):

@@ -75,9 +75,7 @@ def run(given: list[str]) -> int:
         masks = pseudo_mask_table(arguments.run, table, console) if arguments.run else None
         if masks is not None:
             sections.append(Section(masks.title, tables=(masks,)))
-        sections += picture_sections(
-            rows, dict(zip(names, folders, strict=True)), scored[0].scores, arguments.images
-        )
+        sections += picture_sections(rows, dict(zip(names, folders, strict=True)), scored[0].scores, arguments.images)
     page = to_html(report, sections=sections, classes=table.classes)
     report = replace(report, tables=(*report.tables, *(each for section in sections for each in section.tables)))
     write_bytes(arguments.to / "report.json", report.to_json().encode())

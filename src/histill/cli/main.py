@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in given
     given = [each for each in given if each != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
+    # Threads that spin while they wait starve whatever else runs on the machine: another run, the loader.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(given)
     except HistillError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from histill.cli.console import Console
 from histill.core.manifest import Manifest
 from histill.core.masks import LabelMap
-from histill.core.report import Table
+from histill.core.report import Cell, Table
 from histill.data.images import image_size, read_image, read_mask
 from histill.engine.scoring import Predictions, score_pseudo_masks
 from histill.metrics.summary import ImageScore, exemplars, summarise
@@ -50,7 +50,7 @@ def pseudo_mask_table(run: Path, table: Manifest, console: Console) -> Table | N
     known = table.choose(lambda sample: sample.mask is not None and masks.holds(sample))
     if not known.samples:
         return None
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for tap in masks.taps:
         scored = score_pseudo_masks(masks, tap, known, console.counter(f"scoring pseudo-masks {tap}"))
         numbers = summarise(scored.scores, table.classes).numbers

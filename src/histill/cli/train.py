@@ -108,9 +108,7 @@ def settings_of(flags: list[str]) -> dict[str, Any]:
         flag = left.pop(0)
         name, equals, text = flag.removeprefix("--").partition("=")
         if not flag.startswith("--") or not name or (not equals and not left):
-            raise HistillError(
-                f"'{flag}' is not a setting with a value", code=Exit.USAGE, mend="Write --setting VALUE"
-            )
+            raise HistillError(f"'{flag}' is not a setting with a value", code=Exit.USAGE, mend="Write --setting VALUE")
         text = text if equals else left.pop(0)
         *path, last = name.replace("-", "_").split(".")
         place = settings

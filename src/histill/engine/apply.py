@@ -129,7 +129,11 @@ def apply(
 def _source(sample: Sample) -> str:
     crop = sample.crop
     place = [crop.x, crop.y, crop.w, crop.h] if crop else None
-    return fingerprint([file_hash(sample.path) if sample.path.is_file() else None, place])
+    try:
+        content = file_hash(sample.path)
+    except OSError:
+        content = None
+    return fingerprint([content, place])
 
 
 def _table(table: Manifest, folder: Path) -> bytes:

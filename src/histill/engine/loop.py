@@ -60,6 +60,7 @@ def train_stage(
     Raises:
         HistillError: numbers (6) if a loss is not finite; the last state kept stands.
     """
+    _check_batches(stage)
     stage_seed = derive(seed, stage.name)
     schedule = stage.schedule
     optimizer = build_optimizer(stage.learns, stage.trunk, schedule)
@@ -75,6 +76,7 @@ def train_stage(
 
     batches_an_epoch = len(stage.batches)
     steps_an_epoch = -(-batches_an_epoch // schedule.accumulate)
+    short = batches_an_epoch % schedule.accumulate
     for epoch in range(begin, schedule.epochs):
         # Dropout draws from torch's shared stream; each epoch begins it anew, so a resumed one draws the same.
         torch.manual_seed(derive(stage_seed, "epoch", epoch))
@@ -88,7 +90,9 @@ def train_stage(
                 losses: Losses = learner(_Sealed(_channels_last(batch.to(fabric.device))))
                 total = torch.stack(list(losses.values())).sum()
                 _check_finite(total, losses, stage.name, epoch, batch)
-                fabric.backward(total / schedule.accumulate)
+                # The last step of an epoch may see fewer batches than the others.
+                last = short and number >= batches_an_epoch - short
+                fabric.backward(total / (short if last else schedule.accumulate))
             if due:
                 step = epoch * steps_an_epoch + number // schedule.accumulate
                 set_rate(optimizer, schedule, step, schedule.epochs * steps_an_epoch)
@@ -122,6 +126,18 @@ def train_stage(
     stage.learns.load_state_dict(best["weights"] if best is not None else _final(stage, average))
     stage.learns.eval()
     return scores
+
+
+def _check_batches(stage: Stage) -> None:
+    images = min(stage.schedule.batch_size, len(stage.batches.manifest.samples))
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in stage.learns.modules())
+    if images < 2 and norms:
+        raise HistillError(
+            "a batch holds one image, and normalisation over a batch needs two",
+            code=Exit.USAGE,
+            subject=f"stage {stage.name}",
+            mend="Set batch_size to 2 or more, and give more than one image to learn from",
+        )
 
 
 def _average(stage: Stage) -> AveragedModel:

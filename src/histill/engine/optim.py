@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from histill.core.config import Strict
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Schedule(Strict):
     """How one stage learns: warm-up, then polynomial decay."""
 
-    epochs: int
+    epochs: PositiveInt
     """passes over the training set"""
-    batch_size: int = 20
+    batch_size: PositiveInt = 20
     """patches a step"""
-    accumulate: int = 1
+    accumulate: PositiveInt = 1
     """steps of the optimiser see this many batches: for machines where a whole batch does not fit"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd as in most of the papers; adamw forgives a short schedule"""
-    learning_rate: float = 0.01
+    learning_rate: PositiveFloat = 0.01
     """of the trunk, after warm-up"""
-    head_factor: float = 10.0
+    head_factor: PositiveFloat = 10.0
     """the new layers learn this many times faster than the trunk"""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """of SGD"""
-    weight_decay: float = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
     """on every weight"""
-    power: float = 0.9
+    power: NonNegativeFloat = 0.9
     """the learning rate falls as (1 - step / steps) ** power"""
-    warmup: float = 0.0
+    warmup: Share = 0.0
     """share of all steps over which the learning rate rises from 0"""
-    clip: float = 0.0
+    clip: NonNegativeFloat = 0.0
     """the gradient's greatest norm; 0 for no limit"""
-    average: float = 0.0
+    average: Share = 0.0
     """decay of an exponential moving average of the weights, which is then what is kept; 0 for none"""
 
 

@@ -103,6 +103,8 @@ class Run:
                 images=len(stage.batches.manifest.samples),
                 begins_at=0 if state is None else state["epoch"] + 1,
             )
+            if stage.start is not None:
+                stage.start()
             expected = self._expected()
             scores = train_stage(
                 stage,

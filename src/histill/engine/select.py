@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest
 from histill.data.tiles import TileBatch, Tiles, true_masks
 from histill.engine.method import Method
@@ -42,6 +43,13 @@ def _by_masks(method: Method, tiles: Tiles, run: Run) -> float:
         truth = batch.masks[:, 0].numpy().astype(np.uint8)  # [b, h, w]
         w = truth.shape[-1]
         total += confusion(truth.reshape(-1, w), predicted.reshape(-1, w), k)
+    if not total.any():
+        raise HistillError(
+            "every pixel of the validation masks is ignored",
+            code=Exit.USAGE,
+            subject=str(tiles.manifest.path),
+            mend="Give masks that say something, or set select to labels or last",
+        )
     return float(mean_iou(total))
 
 

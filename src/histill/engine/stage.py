@@ -25,6 +25,7 @@ class Stage:
         batches: what it learns from.
         loss: batch -> terms; their sum is minimised.
         schedule: epochs, batch size, rates.
+        start: called before a stage that is not finished: loads start weights, freezes what shall not learn.
         before_epoch: called with the epoch's number: whatever changes with it must follow from it.
         select: called after an epoch, the greater the better: the best epoch's weights are kept; None keeps the last.
     """
@@ -35,5 +36,6 @@ class Stage:
     batches: Tiles
     loss: Callable[[TileBatch], Losses]
     schedule: Schedule
+    start: Callable[[], None] | None = None
     before_epoch: Callable[[int], None] | None = None
     select: Callable[[], float] | None = None

@@ -155,7 +155,10 @@ def _split(
         raise HistillError(
             "no row is of split train", code=Exit.USAGE, subject=str(table.path), mend="Mark the rows to learn from"
         )
-    choose: Manifest | None = val if val is not None else table.of_split("val")
+    # Whatever table it comes from, a test row never chooses an epoch.
+    choose: Manifest | None = (
+        table.of_split("val") if val is None else val.choose(lambda sample: sample.split != "test")
+    )
     if val is not None and val.classes != table.classes:
         raise HistillError("its classes are not those of the training table", code=Exit.USAGE, subject=str(val.path))
     if choose is None or not choose.samples:

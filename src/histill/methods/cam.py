@@ -80,7 +80,6 @@ class Cam(Method):
         train.require("labels")
         check_informative(train)
 
-        self.classifier.start(config.classifier)
         run.train(
             Stage(
                 "classify",
@@ -95,11 +94,11 @@ class Cam(Method):
                 ),
                 loss=self.classification_loss,
                 schedule=config.classify,
+                start=lambda: self.classifier.start(config.classifier),
             )
         )
         folder = run.once("pseudo-masks", lambda folder: self.make_pseudo_masks(train, folder, run))
 
-        self.segmenter.encoder.start_from(config.segmenter.weights)
         run.train(
             Stage(
                 "segment",
@@ -115,6 +114,7 @@ class Cam(Method):
                 ),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
+                start=lambda: self.segmenter.encoder.start_from(config.segmenter.weights),
                 select=selection(self, val, config.select, run),
             )
         )

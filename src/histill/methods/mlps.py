@@ -123,7 +123,6 @@ class Mlps(Method):
         train.require("labels")
         check_informative(train)
 
-        self.classifier.start(config.classifier)
         run.train(
             Stage(
                 "classify",
@@ -138,13 +137,13 @@ class Mlps(Method):
                 ),
                 loss=self.classification_loss,
                 schedule=config.classify,
+                start=lambda: self.classifier.start(config.classifier),
                 before_epoch=self.attention.begin_epoch,
             )
         )
         folder = run.once("pseudo-masks", lambda folder: self.make_pseudo_masks(train, folder, run))
         masks = MaskFolder(folder, self.taps)
 
-        self.segmenter.encoder.start_from(config.segmenter.weights)
         run.train(
             Stage(
                 "segment",
@@ -160,6 +159,7 @@ class Mlps(Method):
                 ),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
+                start=lambda: self.segmenter.encoder.start_from(config.segmenter.weights),
                 select=selection(self, val, config.select, run),
             )
         )

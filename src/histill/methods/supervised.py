@@ -59,7 +59,6 @@ class Supervised(Method):
         """Segment."""
         config = self.config
         train.require("mask")
-        self.segmenter.encoder.start_from(config.segmenter.weights)
         run.train(
             Stage(
                 "segment",
@@ -75,6 +74,7 @@ class Supervised(Method):
                 ),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
+                start=lambda: self.segmenter.encoder.start_from(config.segmenter.weights),
                 select=selection(self, val, config.select, run),
             )
         )

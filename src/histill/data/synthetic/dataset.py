@@ -54,7 +54,9 @@ def write_tissue(
     samples: list[Sample] = []
     with new_folder(folder) as making:
         for split, count in counts.items():
-            patches = synthetic_patches(count, seed=_split_seed(seed, split), size=size, slides=SPLIT_SLIDES[split], mpp=mpp)
+            patches = synthetic_patches(
+                count, seed=_split_seed(seed, split), size=size, slides=SPLIT_SLIDES[split], mpp=mpp
+            )
             for number, patch in enumerate(patches):
                 name = f"{split}-{number:05d}"
                 write_inside(making, f"images/{name}.png", rgb_png(patch.image))
