@@ -50,7 +50,8 @@ class Console:
     def showing(self) -> Iterator[Console]:
         """Show progress while the block runs."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True) as self._progress:
+        hidden = not self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=hidden) as self._progress:
             yield self
         self._progress, self._task, self._doing = None, None, ""
 
@@ -123,6 +124,17 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise HistillError(f"'{text}' is not a share", code=Exit.USAGE, mend="Write 5% or 0.05")
     return value
+
+
+def at_least(least: int, **flags: int) -> None:
+    """Refuse flags whose number is too small to mean anything.
+
+    Raises:
+        HistillError: usage (2), naming the first of them.
+    """
+    for name, value in flags.items():
+        if value < least:
+            raise HistillError(f"{value} is less than {least}", code=Exit.USAGE, subject=f"--{name}", mend="Give more")
 
 
 def is_help(given: list[str]) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 METHODS = ("mlps", "cam")
 SIZE = 112
+MPP = 1.0
 PATCHES = {"train": 480, "val": 80, "test": 160}
 SCHEDULE = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "head_factor": 1.0, "warmup": 0.1}
 SETTINGS: dict[str, Any] = {
@@ -93,7 +94,7 @@ def _data(folder: Path, seed: int, console: Console) -> Path:
 
     if (folder / "data.csv").exists():
         return folder / "data.csv"
-    return write_tissue(folder, **PATCHES, size=SIZE, mpp=1.0, seed=seed, progress=console.counter("drawing patches"))
+    return write_tissue(folder, **PATCHES, size=SIZE, mpp=MPP, seed=seed, progress=console.counter("drawing patches"))
 
 
 def _page(folder: Path, table: Manifest, folders: dict[str, Predictions], console: Console) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from histill.cli.console import Console, parse
+from histill.cli.console import Console, at_least, parse
 from histill.core.errors import Exit
 from histill.core.manifest import read_manifest
 from histill.core.storage import write_bytes
@@ -38,6 +38,7 @@ class Arguments:
 def run(given: list[str]) -> int:
     """Evaluate."""
     arguments = parse(Arguments, given, "evaluate")
+    at_least(0, images=arguments.images)
 
     from histill.cli.pages import picture_sections, pseudo_mask_table
     from histill.engine.scoring import open_predictions, rows_of, score_predictions

@@ -46,6 +46,13 @@ def run(given: list[str]) -> int:
     arguments = parse(Arguments, given, "import")
     if arguments.to.suffix != ".csv":
         raise HistillError("the table's name must end in .csv", code=Exit.USAGE, subject=str(arguments.to))
+    if arguments.to.resolve() == arguments.origin.resolve():
+        raise HistillError(
+            "this would write over the table it reads",
+            code=Exit.USAGE,
+            subject=str(arguments.to),
+            mend="Choose a new name",
+        )
     options = {}
     if arguments.source == "plain":
         options = {

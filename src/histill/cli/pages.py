@@ -72,8 +72,8 @@ def pseudo_mask_figures(masks: MaskFolder, table: Manifest, count: int) -> tuple
     for sample in many[::step][:count]:
         panels: dict[str, LabelMap] = {}
         if sample.mask is not None:
-            panels["truth (not seen)"] = read_mask(sample, table.card, image_size(sample.path))
+            panels["truth"] = read_mask(sample, table.card, image_size(sample.path))
         panels |= {tap: masks.labels(tap, sample) for tap in masks.taps}
         picture = strip(read_image(sample.path, sample.crop), panels, table.classes, height=200)
-        figures.append(Figure(sample.id, f"image labels: {', '.join(sample.labels)}", picture))
+        figures.append(Figure(sample.id, f"seen: the labels {', '.join(sample.labels)}; not seen: the truth", picture))
     return tuple(figures)

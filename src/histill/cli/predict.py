@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from histill.cli.console import Console, parse, share
+from histill.cli.console import Console, at_least, parse, share
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest, read_manifest
 
@@ -43,6 +43,7 @@ class Arguments:
 def run(given: list[str]) -> int:
     """Predict."""
     arguments = parse(Arguments, given, "predict")
+    at_least(0, threads=arguments.threads)
     most = share(arguments.max_quarantined)
 
     from histill.engine.apply import apply
@@ -77,6 +78,13 @@ def _table(arguments: Arguments, trained: Trained) -> Manifest:
     from histill.data.sources.loose import loose_images
 
     if arguments.images.suffix.lower() != ".csv":
+        if arguments.to.resolve().is_relative_to(arguments.images.resolve()):
+            raise HistillError(
+                "lies in the folder of images: begun again, masks would be taken for images",
+                code=Exit.USAGE,
+                subject=str(arguments.to),
+                mend="Give --to a folder beside it",
+            )
         return loose_images(arguments.images, trained.card)
     table = read_manifest(arguments.images)
     if arguments.split != "all":

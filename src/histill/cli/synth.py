@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from histill.cli.console import Console, parse
+from histill.cli.console import Console, at_least, parse
 
 
 @dataclass
@@ -36,6 +36,8 @@ class Arguments:
 def run(given: list[str]) -> int:
     """Make the data."""
     arguments = parse(Arguments, given, "synth")
+    at_least(1, train=arguments.train, size=arguments.size)
+    at_least(0, val=arguments.val, test=arguments.test)
 
     from histill.data.synthetic.dataset import write_tissue
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from tyro.conf import Positional, arg
 
 from histill import methods
-from histill.cli.console import Console, is_help, parse_known
+from histill.cli.console import Console, at_least, is_help, parse_known
 from histill.core.config import read_yaml, resolve
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest, read_manifest
@@ -48,6 +48,7 @@ def run(given: list[str]) -> int:
     if is_help(given) and given and not given[0].startswith("-"):
         print(f"{methods.about(given[0])}\n\nsettings:\n{settings_help(methods.find(given[0]).Config)}\n")
     arguments, rest = parse_known(Arguments, given, "train")
+    at_least(0, threads=arguments.threads, workers=arguments.workers)
     flags = settings_of(rest)
     kind = methods.find(arguments.method)
     recipe = {} if arguments.recipe is None else read_yaml(arguments.recipe)
@@ -100,21 +101,36 @@ def settings_of(flags: list[str]) -> dict[str, Any]:
     """``--a.b VALUE`` or ``--a.b=VALUE`` as nested settings; values are read as YAML, so lists and booleans work.
 
     Raises:
-        HistillError: usage (2) if a flag has no value.
+        HistillError: usage (2) if a flag has no value, or one that is none.
     """
     settings: dict[str, Any] = {}
     left = list(flags)
     while left:
         flag = left.pop(0)
         name, equals, text = flag.removeprefix("--").partition("=")
-        if not flag.startswith("--") or not name or (not equals and not left):
+        alone = not equals and (not left or left[0].startswith("--"))
+        if not flag.startswith("--") or not name or alone:
             raise HistillError(f"'{flag}' is not a setting with a value", code=Exit.USAGE, mend="Write --setting VALUE")
         text = text if equals else left.pop(0)
         *path, last = name.replace("-", "_").split(".")
         place = settings
-        for step in path:
-            place = place.setdefault(step, {})
-        place[last] = yaml.safe_load(text)
+        try:
+            for step in path:
+                place = place.setdefault(step, {})
+            place[last] = yaml.safe_load(text)
+        except (AttributeError, TypeError):
+            raise HistillError(
+                f"'{flag}' is one of a group that another flag gives a single value",
+                code=Exit.USAGE,
+                mend="Leave one of the two out",
+            ) from None
+        except yaml.YAMLError:
+            raise HistillError(
+                f"'{text}' is not a value",
+                code=Exit.USAGE,
+                subject=flag,
+                mend="Write a number, a word or a list: [1, 2]",
+            ) from None
     return settings
 
 
