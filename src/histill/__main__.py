@@ -1,6 +1,8 @@
 """`python -m histill` is `histill`."""
 
+import sys
+
 from histill.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 METHODS = ("mlps", "cam")
 SIZE = 112
 MPP = 1.0
-PATCHES = {"train": 480, "val": 80, "test": 160}
+PATCHES = {"train": 400, "val": 80, "test": 160}
 SCHEDULE = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "head_factor": 1.0, "warmup": 0.1}
 SETTINGS: dict[str, Any] = {
     "classifier": {"encoder": "resnet10t", "weights": "none"},
-    "classify": {"epochs": 12, **SCHEDULE},
+    "classify": {"epochs": 11, **SCHEDULE},
     "classify_augmentation": {"turn": True},
-    "segmenter": {"encoder": "resnet10t", "weights": "none", "channels": 64, "separable": True},
-    "segment": {"epochs": 6, **SCHEDULE},
+    "segmenter": {"encoder": "resnet10t", "weights": "classifier", "channels": 64, "separable": True},
+    "segment": {"epochs": 5, **SCHEDULE},
     "segment_augmentation": {"turn": True},
     "select": "labels",
 }

@@ -10,12 +10,15 @@ import difflib
 import importlib
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histill.core.errors import Exit, HistillError
 
 if TYPE_CHECKING:
+    from histill.core.manifest import Manifest
     from histill.engine.method import Method
+    from histill.engine.run import Machine
+    from histill.engine.training import Trained
 
 GROUP = "histill.methods"
 
@@ -53,6 +56,47 @@ def find(name: str) -> type[Method]:
     if len(found) != 1:
         raise HistillError(f"holds {len(found)} methods, not one", code=Exit.USAGE, subject=module.__name__)
     return found[0]
+
+
+def train(
+    name: str,
+    table: Manifest,
+    folder: Path,
+    *,
+    val: Manifest | None = None,
+    settings: dict[str, Any] | None = None,
+    seed: int = 0,
+    machine: Machine | None = None,
+) -> Trained:
+    """Train a method by name in a run folder, or go on with it, and load the finished model.
+
+    Args:
+        name: see `names`.
+        table: see `engine.training.train`.
+        folder: of the run.
+        val: another table to choose epochs with.
+        settings: what differs from the method's `Config`, nested as in a recipe.
+        seed: of every random draw.
+        machine: device, precision, threads.
+
+    Raises:
+        HistillError: as the command line does.
+    """
+    from histill.core.config import resolve
+    from histill.engine.run import Machine
+    from histill.engine.training import train as train_in
+
+    kind = find(name)
+    config = resolve(kind.Config, ("settings", settings or {}))
+    train_in(kind, table, val, folder=folder, config=config, seed=seed, machine=machine or Machine())
+    return load(folder)
+
+
+def load(folder: Path) -> Trained:
+    """Load a finished model from its run's folder; raises as `engine.training.load`."""
+    from histill.engine.training import load as load_from
+
+    return load_from(folder, find)
 
 
 def _entry_point(name: str) -> str:

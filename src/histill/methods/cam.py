@@ -114,7 +114,7 @@ class Cam(Method):
                 ),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
-                start=lambda: self.segmenter.encoder.start_from(config.segmenter.weights),
+                start=lambda: self.segmenter.start(config.segmenter.weights, self.classifier.encoder),
                 select=selection(self, val, config.select, run),
             )
         )

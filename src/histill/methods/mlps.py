@@ -51,6 +51,7 @@ CARD = Card(
         "the gate looks through windows of the training patches' size, so images of any size are gated alike",
         "attention can be normalised, which keeps training and inference logits on one scale (off: it measured worse)",
         "each class's map can be scaled by its own maximum, so that a rare class is not drowned by a frequent one",
+        "stage 2's trunk may start from stage 1's, for where no published weights are at hand",
         "a background class, where image labels never name it, is what no class activates on",
     ),
 )
@@ -159,7 +160,7 @@ class Mlps(Method):
                 ),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
-                start=lambda: self.segmenter.encoder.start_from(config.segmenter.weights),
+                start=lambda: self.segmenter.start(config.segmenter.weights, self.classifier.encoder),
                 select=selection(self, val, config.select, run),
             )
         )

@@ -74,7 +74,7 @@ class Supervised(Method):
                 ),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
-                start=lambda: self.segmenter.encoder.start_from(config.segmenter.weights),
+                start=lambda: self.segmenter.start(config.segmenter.weights),
                 select=selection(self, val, config.select, run),
             )
         )

@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from histill.core.config import Strict
 from histill.core.errors import Exit, HistillError
 from histill.nets.encoders import Encoder, OutputStride, build_encoder
+from histill.nets.weights import load_into
 
 DecoderName = Literal["deeplabv3plus", "unet"]
+FROM_CLASSIFIER = "classifier"
 UNET_CHANNELS = (256, 128, 64, 32, 16)
 
 
@@ -31,6 +33,28 @@ class Segmenter(nn.Module):
         logits = self.head(self.decoder(maps))  # [b, k, h / s, w / s]
         return _resized(logits.float(), *images.shape[-2:])  # [b, k, h, w]
 
+    def start(self, weights: str, classifier: Encoder | None = None) -> None:
+        """Load the encoder's start weights: see `SegmenterSettings.weights`.
+
+        Args:
+            weights: none, a file, a name of the hub, or "classifier".
+            classifier: the trunk of the method's own classifier, if it has one.
+
+        Raises:
+            HistillError: usage (2) if "classifier" is asked for where there is none; input (4) if its trunk is another.
+        """
+        if weights != FROM_CLASSIFIER:
+            self.encoder.start_from(weights)
+        elif classifier is None:
+            raise HistillError(
+                "this method has no classifier to start from",
+                code=Exit.USAGE,
+                subject="segmenter.weights",
+                mend="Set none, a file or a name of the hub",
+            )
+        else:
+            load_into(self.encoder.trunk(), classifier.trunk().state_dict(), "the classifier's trunk")
+
 
 class SegmenterSettings(Strict):
     """A segmenter by the names of its parts."""
@@ -38,7 +62,8 @@ class SegmenterSettings(Strict):
     encoder: str = "resnet101"
     """squeezenet1_0, or any timm encoder with feature maps"""
     weights: str = "imagenet"
-    """what the encoder starts from: none, a file (.safetensors, .pth, .npz), or a name of the hub"""
+    """what the encoder starts from: none, a file (.safetensors, .pth, .npz), a name of the hub, or "classifier": what
+    the trunk of stage 1's classifier has learnt, where both are of one kind"""
     decoder: DecoderName = "deeplabv3plus"
     """deeplabv3plus (Chen et al., 2018) or unet (Ronneberger et al., 2015)"""
     output_stride: OutputStride = 16
