@@ -1,5 +1,6 @@
 """Which rows are learnt from, which choose, and what judges an epoch."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,20 @@ def test_a_method_of_image_labels_is_shown_no_mask_to_learn_from(table: Manifest
     assert all(sample.mask is None for sample in Listener.shown[0].samples)
     shown(table, tmp_path / "strong", kind=Seeing)
     assert all(sample.mask is not None for sample in Seeing.shown[0].samples)
+
+
+def test_an_image_that_is_exchanged_while_a_run_rests_is_noticed(table: Manifest, tmp_path: Path) -> None:
+    shown(table, tmp_path / "run")
+    shown(table, tmp_path / "run")
+    shutil.copy(table.samples[3].path, table.samples[0].path)
+    with pytest.raises(HistillError, match="files:") as caught:
+        shown(table, tmp_path / "run")
+    assert caught.value.code == Exit.USAGE
+
+
+def test_a_test_row_of_the_validation_table_chooses_nothing(table: Manifest, tmp_path: Path) -> None:
+    val = split(table, "val", "test", "val", "", "test", "test")
+    assert shown(table, tmp_path / "r", val=val)[1] == ["s0", "s2", "s3"]
 
 
 def test_tables_that_do_not_fit_are_refused(table: Manifest, tmp_path: Path) -> None:

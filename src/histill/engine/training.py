@@ -13,8 +13,8 @@ import torch
 
 from histill.core.config import Strict, resolve
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import DatasetCard, Manifest
-from histill.core.record import fingerprint, read_record
+from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.record import faults, fingerprint, read_record
 from histill.core.seeds import derive
 from histill.core.storage import file_hash, write_inside
 from histill.engine.checkpoint import load_weights, weight_bytes
@@ -80,6 +80,7 @@ def train(
         "seed": seed,
         "table": table.digest,
         "val": val.digest if val else None,
+        "files": _content([*learn.samples, *(choose.samples if choose else ())]),
     }
     with open_run(
         folder, settings=settings, seed=seed, machine=machine, journal_listener=listener, workers=workers
@@ -137,8 +138,6 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
 
 
 def _check_record(folder: Path) -> None:
-    from histill.core.record import faults
-
     record = read_record(folder / RECORD)
     wrong = faults(record, folder) if record else []
     if wrong:
@@ -167,6 +166,12 @@ def _split(
         # The fence: a weakly supervised method cannot learn from a mask that it is never given.
         learn = learn.without_truth()
     return learn, choose
+
+
+def _content(samples: list[Sample]) -> str:
+    # A table names its files; an image that is exchanged while a run rests must not be mixed with the old one.
+    files = sorted({file for sample in samples for file in (sample.path, sample.mask) if file is not None})
+    return fingerprint([file_hash(file) for file in files])
 
 
 def _write_model(folder: Path, method: Method, config: Strict, table: Manifest, describe: str) -> None:
