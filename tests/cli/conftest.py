@@ -10,9 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small import EVERYWHERE, SMALL, Said, call, write_table
-
-Histill = Callable[..., Said]
+from small import EVERYWHERE, SMALL, Histill, Said, call, write_table
 
 
 @pytest.fixture(autouse=True)

@@ -47,6 +47,10 @@ class Said(NamedTuple):
     err: str
 
 
+Histill = Callable[..., Said]
+"""What the fixture of this name is."""
+
+
 def call(*arguments: object) -> int:
     """The command line, in this process."""
     return main([str(each) for each in arguments])

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small import EVERYWHERE, SIZE, SMALL, SMALL_SUPERVISED, bomb, change_rows
-
-from conftest import Histill
+from small import EVERYWHERE, SIZE, SMALL, SMALL_SUPERVISED, Histill, bomb, change_rows
 
 Fails = Callable[..., str]
 Verb = Callable[[Path, Path, Path], list[object]]

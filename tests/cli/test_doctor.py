@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import pytest
+from small import Histill
 
-from conftest import Histill
 from histill.cli import doctor
 
 

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small import CLASSES, EVERYWHERE, SIZE, change_rows, failing_from, torn, tree
-
-from conftest import Histill
+from small import CLASSES, EVERYWHERE, SIZE, Histill, change_rows, failing_from, torn, tree
 
 Fails = Callable[..., str]
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small import SMALL, change_rows, failing_from, torn
+from small import SMALL, Histill, change_rows, failing_from, torn
 
-from conftest import Histill
 from histill.core.manifest import read_manifest
 
 Fails = Callable[..., str]

@@ -9,6 +9,8 @@ import pytest
 from small import EVERYWHERE, SMALL, torn, tree
 
 STRUCK = Path(__file__).with_name("struck.py")
+# Twenty processes in turn: on a busy machine they take their time.
+pytestmark = pytest.mark.timeout(900)
 
 
 def codes_of(every: int, *arguments: object) -> list[int]:

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import SMALL
+from small import SMALL, Histill
 
-from conftest import Histill
 from histill.cli.main import VERBS
 from histill.core.errors import HistillError
 

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from small import CLASSES, EVERYWHERE, SIZE, bomb, failing_from, torn, tree
+from small import CLASSES, EVERYWHERE, SIZE, Histill, bomb, failing_from, torn, tree
 
-from conftest import Histill
 from histill.core.journal import Journal
 from histill.core.masks import read_indexed
 from histill.core.storage import lock

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import failing_from, tree
+from small import Histill, failing_from, tree
 
-from conftest import Histill
 from histill.core.manifest import read_manifest
 
 Fails = Callable[..., str]

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import NETS, SMALL, SMALL_SUPERVISED, change_rows, failing_from, torn, tree, write_table
+from small import NETS, SMALL, SMALL_SUPERVISED, Histill, change_rows, failing_from, torn, tree, write_table
 
-from conftest import Histill
 from histill.cli.train import settings_of
 from histill.core.config import resolve
 from histill.core.errors import Exit, HistillError

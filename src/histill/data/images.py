@@ -7,6 +7,7 @@ at, never resized.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -119,6 +120,32 @@ class ImageCache:
                 _, oldest = self._images.popitem(last=False)
                 self._bytes -= oldest.nbytes
         return image
+
+
+class MaskCache:
+    """True masks, kept as `ImageCache` keeps images: thirty crops of one image read its mask once.
+
+    Args:
+        card: says what the masks' values mean.
+        most: masks kept.
+    """
+
+    def __init__(self, card: DatasetCard, most: int = 128) -> None:
+        self._card = card
+        self._whole = functools.lru_cache(maxsize=most)(self._read_whole)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._card,)
+
+    def read(self, sample: Sample) -> LabelMap:
+        """As `read_mask`, for the sample's own image; the caller does not change it."""
+        if sample.mask is None:
+            return read_mask(sample, self._card, (0, 0))
+        labels = self._whole(sample.path, sample.mask)
+        return labels if sample.crop is None else _cropped(labels, sample.crop, sample.mask)
+
+    def _read_whole(self, image: Path, mask: Path) -> LabelMap:
+        return _whole_mask(mask, self._card, image_size(image))
 
 
 def check_files(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> list[str]:

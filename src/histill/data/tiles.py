@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
 from histill.core.seeds import derive, generator
 from histill.data.augment import Augmentation, augment
-from histill.data.images import ImageCache, image_size, read_mask
+from histill.data.images import ImageCache, MaskCache
 
 MULTIPLE = 16
 """Sides are padded to a multiple of this, the output stride at which decoders join maps."""
@@ -145,19 +143,13 @@ class _Dataset(Dataset[Tile]):
 
 
 def true_masks(manifest: Manifest) -> Masks:
-    """The users' own masks as what a stage learns from: m = 1."""
-
-    # Thirty crops of one image read its mask once.
-    @functools.lru_cache(maxsize=128)
-    def whole(image: Path, mask: Path) -> NDArray[np.uint8]:
-        return read_mask(Sample("", image, mask=mask), manifest.card, image_size(image))
+    """The users' own masks as what a stage learns from, m = 1; a row without one says nothing."""
+    masks = MaskCache(manifest.card)
 
     def read(sample: Sample, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if sample.mask is None:
             return np.full((1, *image.shape[:2]), IGNORE, np.uint8)
-        labels = whole(sample.path, sample.mask)  # [h, w]
-        crop = sample.crop
-        return labels[None] if crop is None else labels[None, crop.y : crop.y + crop.h, crop.x : crop.x + crop.w]
+        return masks.read(sample)[None]  # [1, h, w]
 
     return read
 

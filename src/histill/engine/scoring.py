@@ -15,7 +15,7 @@ from histill.core.manifest import Manifest, Sample
 from histill.core.masks import LabelMap, read_indexed
 from histill.core.record import OK, QUARANTINED, faults, read_record
 from histill.core.storage import safe_name
-from histill.data.images import image_size, read_mask
+from histill.data.images import MaskCache
 from histill.engine.apply import INDEX
 from histill.metrics.summary import ImageScore, score_image
 from histill.pseudo.masks import MaskFolder
@@ -110,12 +110,15 @@ def score_predictions(predictions: Predictions, table: Manifest, progress: Progr
 
 
 def score_pseudo_masks(masks: MaskFolder, tap: str, table: Manifest, progress: Progress | None = None) -> Scored:
-    """Score the pseudo-masks of one tap; pixels at which they say nothing are left out, and counted in `covered`."""
-    return _score(table, lambda sample: masks.labels(tap, sample), progress)
+    """Score the pseudo-masks of one tap, without HD95; where they say nothing is left out, and told by `covered`."""
+    return _score(table, lambda sample: masks.labels(tap, sample), progress, pseudo=True)
 
 
-def _score(table: Manifest, mask_of: Callable[[Sample], LabelMap | None], progress: Progress | None) -> Scored:
+def _score(
+    table: Manifest, mask_of: Callable[[Sample], LabelMap | None], progress: Progress | None, *, pseudo: bool = False
+) -> Scored:
     scores = []
+    truths = MaskCache(table.card)
     quarantined = 0
     true_pixels = covered = 0
     for done, sample in enumerate(table.samples):
@@ -123,17 +126,17 @@ def _score(table: Manifest, mask_of: Callable[[Sample], LabelMap | None], progre
         if predicted is None:
             quarantined += 1
             continue
-        truth = read_mask(sample, table.card, image_size(sample.path))
-        if truth.shape == predicted.shape:
+        truth = truths.read(sample)
+        if pseudo and truth.shape == predicted.shape:
             silent = predicted == IGNORE
             true_pixels += int((truth != IGNORE).sum())
             truth = np.where(silent, np.uint8(IGNORE), truth)
             predicted = np.where(silent, np.uint8(0), predicted)
             covered += int((truth != IGNORE).sum())
-        scores.append(score_image(sample, truth, predicted, len(table.classes)))
+        scores.append(score_image(sample, truth, predicted, len(table.classes), outlines=not pseudo))
         if progress is not None:
             progress(done + 1, len(table.samples))
-    return Scored(scores, quarantined, covered / max(true_pixels, 1))
+    return Scored(scores, quarantined, covered / max(true_pixels, 1) if pseudo else 1.0)
 
 
 def rows_of(predictions: Iterable[Predictions], table: Manifest) -> Manifest:
