@@ -17,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ import numpy as np
 from histill.cli.console import Console
 from histill.cli.pages import pseudo_mask_table
 from histill.core.manifest import Manifest, read_manifest
-from histill.core.report import Number, Report, Table
-from histill.core.storage import write_bytes, write_json
-from histill.engine.scoring import open_predictions, score_predictions
+from histill.core.record import fingerprint
+from histill.core.report import Cell, Number, Report, Table
+from histill.core.storage import file_hash, remove, write_bytes, write_json
+from histill.data.predicted import open_predictions
+from histill.engine.scoring import score_predictions
 from histill.metrics.segmentation import class_iou
-from histill.metrics.summary import ImageScore, compare, summarise
+from histill.metrics.summary import ImageScore, compare
 from histill.report.markdown import to_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +48,7 @@ ABLATIONS = {
     "one tap": {"tap_weights": "[1.0]"},
     "no gate": {"gate": "0"},
     "maps scaled together": {"map_scale": "together"},
+    "attention normalised": {"normalise_attention": "true"},
 }
 
 
@@ -99,7 +103,7 @@ def jobs(sets: list[DataSet]) -> list[Job]:
 
 def table_of(data: DataSet, out: Path) -> Path:
     """The data set's table, made if need be."""
-    path = out / "data" / data.name / "data.csv"
+    path = out / "data" / f"{data.name}-{fingerprint(data.make)[:8]}" / "data.csv"
     if not path.exists():
         places = {"DIR": str(path.parent), "CSV": str(path)}
         histill([places.get(part, part) for part in data.make])
@@ -109,22 +113,54 @@ def table_of(data: DataSet, out: Path) -> Path:
 def run(job: Job, table: Path, out: Path) -> None:
     """Train and predict, in processes of their own; both go on where they were stopped."""
     folder = out / "runs" / job.name
-    if (folder / "seconds.json").exists():
+    if is_done(job, table, out):
         return
+    if noted(folder / "begun.json") != identity(job, table):
+        remove(folder)
+        write_json(folder / "begun.json", {"of": identity(job, table)})
+    shared = ["--seed", str(job.seed), "--threads", "1"]
+    began = time.monotonic()
+    flags, recipe = flags_of(job), recipe_of(job)
+    histill(["train", job.method, "--train", table, "--recipe", recipe, "--run", folder / "run", *shared, *flags])
+    histill(["predict", folder / "run", table, "--split", "test", "--to", folder / "predictions", "--threads", "1"])
+    write_json(folder / "done.json", {"of": identity(job, table)})
+    print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def recipe_of(job: Job) -> Path:
+    """The method's recipe."""
+    return ROOT / "recipes" / f"{job.method}-cpu.yaml"
+
+
+def flags_of(job: Job) -> list[str]:
+    """What differs from the recipe."""
     weights = str(WEIGHTS) if WEIGHTS.exists() else "none"
     settings: dict[str, Any] = {"select": "labels", "segmenter.weights": weights}
     if job.method != "supervised":
         settings["classifier.weights"] = weights
     settings |= job.data.settings.get(job.method, {}) | ABLATIONS.get(job.variant, {})
-    flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    recipe = ROOT / "recipes" / f"{job.method}-cpu.yaml"
-    began = time.monotonic()
-    shared = ["--seed", str(job.seed), "--threads", "1"]
-    histill(["train", job.method, "--train", table, "--recipe", recipe, "--run", folder / "run", *shared, *flags])
-    trained = time.monotonic()
-    histill(["predict", folder / "run", table, "--split", "test", "--to", folder / "predictions", "--threads", "1"])
-    write_json(folder / "seconds.json", {"train": round(trained - began), "predict": round(time.monotonic() - trained)})
-    print(f"{job.name}: {trained - began:.0f} s", flush=True)
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+
+
+def identity(job: Job, table: Path) -> str:
+    """A hash of what a run's result follows from: a run of another recipe, table or version is done again."""
+    weights = file_hash(WEIGHTS) if WEIGHTS.exists() else "none"
+    flags = [flag for flag in flags_of(job) if flag != str(WEIGHTS)]
+    digest = read_manifest(table).digest
+    return fingerprint([job.method, job.seed, flags, file_hash(recipe_of(job)), digest, weights, version("histill")])
+
+
+def is_done(job: Job, table: Path, out: Path) -> bool:
+    """Whether a run of just this kind is finished."""
+    return noted(out / "runs" / job.name / "done.json") == identity(job, table)
+
+
+def noted(path: Path) -> str | None:
+    """The identity that a file notes, or None."""
+    try:
+        return str(json.loads(path.read_bytes())["of"])
+    except OSError:
+        return None
 
 
 def histill(given: list[str | Path]) -> None:
@@ -139,75 +175,86 @@ def histill(given: list[str | Path]) -> None:
         raise SystemExit(f"histill {' '.join(arguments)}\n{done.stdout}{done.stderr}")
 
 
-def scores_of(job: Job, table: Manifest, out: Path) -> list[ImageScore] | None:
+def scores_of(job: Job, table: Path, out: Path) -> list[ImageScore] | None:
     """The scores of a finished run on the test images, else None."""
-    folder = out / "runs" / job.name
-    if not (folder / "seconds.json").exists():
+    if not is_done(job, table, out):
         return None
-    return score_predictions(open_predictions(folder / "predictions"), table.of_split("test")).scores
+    predictions = open_predictions(out / "runs" / job.name / "predictions")
+    return score_predictions(predictions, read_manifest(table).of_split("test")).scores
 
 
 def report(data: DataSet, out: Path) -> Report:
     """The tables of one data set, of what is finished."""
-    table = read_manifest(table_of(data, out))
-    found = {(m, s): scores_of(Job(data, m, s), table, out) for m in METHODS for s in SEEDS}
-    scored = {key: scores for key, scores in found.items() if scores is not None}
-    rows = [_row(data, table, out, method, scored) for method in METHODS if any(m == method for m, _ in scored)]
-    columns = ("method", "mIoU", *(f"mIoU without {data.rare}",) * bool(data.rare), "seeds")
-    columns += ("Dice per image", "HD95 px", *(f"IoU {name}" for name in table.classes.names), "seconds to train")
-    tables = [Table("Methods", columns, tuple(rows), "Means over seeds; in 'seeds' each seed's own mIoU. All pooled.")]
+    path = table_of(data, out)
+    table = read_manifest(path)
+    scored: dict[str, list[list[ImageScore]]] = {}
+    for method in METHODS:
+        found = [scores_of(Job(data, method, seed), path, out) for seed in SEEDS]
+        if all(scores is not None for scores in found):
+            scored[method] = [scores for scores in found if scores is not None]
+    tables: list[Table] = []
     numbers: dict[str, Number] = {}
-    both = [seed for seed in SEEDS if ("mlps", seed) in scored and ("cam", seed) in scored]
-    if both:
-        mine, theirs = ([scored[method, seed] for seed in both] for method in ("mlps", "cam"))
-        difference = compare(mine, theirs, table.classes, names=("mlps", "cam"))
-        whole = difference.tables[0]
-        headline = [row for row in whole.rows if str(row[0]).endswith(("mIoU", "mDice", "ACC", "FwIoU"))]
-        tables.append(Table("mlps against cam", whole.columns, tuple(headline), whole.note))
-        numbers |= difference.numbers
-    tables += _ablations(data, table, out, scored.get(("mlps", 0)))
-    for method, seed in ((method, seed) for method in ("mlps", "cam") for seed in SEEDS if (method, seed) in scored):
-        masks = pseudo_mask_table(out / "runs" / Job(data, method, seed).name / "run", table, Console())
-        if masks is not None:
-            tables.append(Table(f"Pseudo-masks of {method}, seed {seed}", masks.columns, masks.rows, masks.note))
+    if "cam" in scored:
+        compared = {m: compare(runs, scored["cam"], table.classes, names=(m, "cam")) for m, runs in scored.items()}
+        values = {method: {row[0]: row[1] for row in each.tables[0].rows} for method, each in compared.items()}
+        tables += [_pooled(data, table, scored, values), _per_image(table, values)]
+        for method in ("mlps", "supervised"):
+            if method in compared:
+                whole = compared[method].tables[0]
+                kept = [row for row in whole.rows if str(row[0]).endswith(("mIoU", "mDice", "ACC", "FwIoU"))]
+                tables.append(Table(f"{method} against cam", whole.columns, tuple(kept), whole.note))
+        if "mlps" in compared:
+            numbers = dict(compared["mlps"].numbers)
+    if "mlps" in scored:
+        tables += _ablations(data, table, path, out, scored["mlps"][0])
+    for method in ("mlps", "cam"):
+        tables += _pseudo_masks(data, table, out, method) if method in scored else []
     settings = {"seeds": list(SEEDS), "select": "labels", "test images": len(table.of_split("test").samples)}
     return Report(f"Methods on {data.name}", numbers, tuple(tables), table.warnings, settings)
 
 
-def _row(
-    data: DataSet, table: Manifest, out: Path, method: str, scored: dict[tuple[str, int], list[ImageScore]]
-) -> tuple[str | float, ...]:
-    seeds = [seed for seed in SEEDS if (method, seed) in scored]
-    reports = [summarise(scored[method, seed], table.classes).numbers for seed in seeds]
-    by_class = [class_iou(sum(score.confusion for score in scored[method, seed])) for seed in seeds]
+def _pooled(
+    data: DataSet, table: Manifest, scored: dict[str, list[list[ImageScore]]], values: dict[str, dict[Cell, Cell]]
+) -> Table:
     names = table.classes.names
-
-    def mean(values: list[float]) -> float:
-        return round(float(np.mean(values)), 4)
-
     kept = [i for i, name in enumerate(names) if name != data.rare]
-    rare = [mean([float(np.nanmean(iou[kept])) for iou in by_class])] if data.rare else []
-    hd95 = [float(np.nanmean([report[f"per_image/HD95 px/{name}"].value for name in names])) for report in reports]
-    seconds = [
-        json.loads((out / "runs" / Job(data, method, s).name / "seconds.json").read_text())["train"] for s in seeds
-    ]
-    return (
-        method,
-        mean([report["pooled/mIoU"].value for report in reports]),
-        *rare,
-        ", ".join(f"{report['pooled/mIoU'].value:.3f}" for report in reports),
-        mean([report["per_image/mDice"].value for report in reports]),
-        mean(hd95),
-        *(mean([float(iou[i]) for iou in by_class]) for i in range(len(names))),
-        round(float(np.mean(seconds))),
+    rows: list[tuple[Cell, ...]] = []
+    for method, runs in scored.items():
+        by_seed = [class_iou(np.sum([score.confusion for score in run], axis=0)) for run in runs]
+        without = [round(float(np.mean([np.nanmean(iou[kept]) for iou in by_seed])), 4)] if data.rare else []
+        seeds = ", ".join(f"{np.nanmean(iou):.3f}" for iou in by_seed)
+        measures = [values[method][f"pooled/{name}"] for name in ("mIoU", "FwIoU", "ACC", *(f"IoU/{n}" for n in names))]
+        rows.append((method, measures[0], *without, seeds, *measures[1:]))
+    columns = ("method", "mIoU", *((f"mIoU without {data.rare}",) if data.rare else ()), "mIoU of each seed")
+    columns += ("FwIoU", "ACC", *(f"IoU {name}" for name in names))
+    note = "Confusion matrices summed over the test images and the seeds; 95 % intervals over patients."
+    return Table("Over the set (pooled)", columns, tuple(rows), note)
+
+
+def _per_image(table: Manifest, values: dict[str, dict[Cell, Cell]]) -> Table:
+    names = table.classes.names
+    wanted = ("per_image/mIoU", "per_image/mDice", *(f"per_image/HD95 px/{name}" for name in names))
+    rows = [(method, *(found.get(name) for name in wanted)) for method, found in values.items()]
+    columns = ("method", "mIoU", "mDice", *(f"HD95 px {name}" for name in names))
+    return Table(
+        "Means over images (per image)", columns, tuple(rows), "Each image's mean over the seeds, then over images."
     )
 
 
-def _ablations(data: DataSet, table: Manifest, out: Path, whole: list[ImageScore] | None) -> list[Table]:
+def _pseudo_masks(data: DataSet, table: Manifest, out: Path, method: str) -> list[Table]:
+    by_seed = []
+    for seed in SEEDS:
+        found = pseudo_mask_table(out / "runs" / Job(data, method, seed).name / "run", table, Console())
+        by_seed += [(seed, found)] if found else []
+    rows = [(seed, *row) for seed, found in by_seed for row in found.rows]
+    return [Table(f"Pseudo-masks of {method}", ("seed", *f.columns), tuple(rows), f.note) for _, f in by_seed[:1]]
+
+
+def _ablations(data: DataSet, table: Manifest, path: Path, out: Path, whole: list[ImageScore]) -> list[Table]:
     rows = []
     for variant in ABLATIONS:
-        scores = scores_of(Job(data, "mlps", 0, variant), table, out)
-        if scores is None or whole is None:
+        scores = scores_of(Job(data, "mlps", 0, variant), path, out)
+        if scores is None:
             continue
         difference = compare([scores], [whole], table.classes, names=(variant, "mlps"))
         rows += [(variant, *row[1:5]) for row in difference.tables[0].rows if row[0] == "pooled/mIoU"]

@@ -11,6 +11,7 @@ os.environ |= {
     "OMP_NUM_THREADS": THREADS,
     "OPENBLAS_NUM_THREADS": THREADS,
     "MKL_NUM_THREADS": THREADS,
+    "OMP_WAIT_POLICY": "PASSIVE",
     "MPLBACKEND": "Agg",
     "HF_HUB_OFFLINE": "1",
 }

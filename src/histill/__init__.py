@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from histill.core.manifest import Manifest as Manifest
     from histill.core.manifest import read_manifest as read_manifest
+    from histill.data.predicted import open_predictions as open_predictions
     from histill.engine.apply import apply as apply
-    from histill.engine.scoring import open_predictions as open_predictions
     from histill.engine.scoring import score_predictions as score_predictions
     from histill.methods import load as load
     from histill.methods import train as train
@@ -24,7 +24,7 @@ _HOMES = {
     "Manifest": "histill.core.manifest",
     "read_manifest": "histill.core.manifest",
     "apply": "histill.engine.apply",
-    "open_predictions": "histill.engine.scoring",
+    "open_predictions": "histill.data.predicted",
     "score_predictions": "histill.engine.scoring",
     "load": "histill.methods",
     "train": "histill.methods",

@@ -29,7 +29,7 @@ NETS = (
     *("--segmenter.encoder", "squeezenet1_0", "--segmenter.weights", "none", "--segmenter.channels", "16"),
 )
 SMALL = (
-    *(*EVERYWHERE, *NETS, "--patch_size", str(SIZE)),
+    *(*EVERYWHERE, *NETS, "--patch_size", str(SIZE), "--attention_warmup", "0"),
     *("--classify.epochs", "1", "--classify.batch_size", "3", "--segment.epochs", "1", "--segment.batch_size", "3"),
 )
 SMALL_SUPERVISED = (

@@ -23,6 +23,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PATCHES", {"train": 24, "val": 6, "test": 8})
     monkeypatch.setattr(demo, "SIZE", 64)
     monkeypatch.setattr(demo, "MPP", 2.0)
+    monkeypatch.setattr(demo, "OF_MLPS", {**demo.OF_MLPS, "attention_warmup": 0})
     monkeypatch.setattr(demo, "SETTINGS", settings)
 
 

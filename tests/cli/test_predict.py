@@ -109,7 +109,6 @@ def test_a_folder_of_images_with_odd_names(histill: Histill, made: Path, tmp_pat
     assert tree(tmp_path / "out") == before
 
 
-@pytest.mark.xfail(reason="core.record.fingerprint cannot encode a name that is not UTF-8", strict=True)
 def test_a_name_that_is_not_utf_8(histill: Histill, made: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

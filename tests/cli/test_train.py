@@ -22,8 +22,6 @@ from histill.methods.mlps import Mlps
 
 Fails = Callable[..., str]
 MLPS = find("mlps").Config
-IN_CORE = "core.config.resolve must begin with _nested_defaults(model)"
-FLAGS_1_1 = "flags are read as YAML 1.1; core.config has to offer its loader for a text"
 
 
 def begin(folder: Path, table: Path, *more: object) -> list[object]:
@@ -40,7 +38,6 @@ def test_flags_become_nested_settings() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.xfail(reason=FLAGS_1_1, strict=True)
 def test_flags_mean_what_a_recipe_means() -> None:
     assert settings_of(["--a", "1e-3", "--b", "no"]) == {"a": 0.001, "b": "no"}
 
@@ -98,7 +95,6 @@ def test_a_wrong_recipe_is_named(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.xfail(reason=IN_CORE, strict=True)
 @pytest.mark.parametrize(
     ("flag", "group", "kept"),
     [

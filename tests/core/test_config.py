@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from histill.core.config import Strict, check_keys, read_yaml, resolve, to_yaml
+from histill.core.config import Strict, read_yaml, resolve, to_yaml
 from histill.core.errors import Exit, HistillError
 
 
@@ -111,12 +111,6 @@ def test_all_faults_come_at_once() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().epochs = 3  # type: ignore[misc]
-
-
-def test_check_keys_alone() -> None:
-    check_keys(Settings, {"epochs": "not looked at"}, "here")
-    with pytest.raises(HistillError, match=r"here: there is no setting 'a\.x'"):
-        check_keys(Settings, {"x": 1}, "here", "a.")
 
 
 def test_help_is_a_field_docstring() -> None:

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from histill.core.labels import IGNORE, Classes
-from histill.core.masks import grey_png, label_png, read_indexed, rgb_png, unknown_indices
+from histill.core.masks import grey_png, label_png, read_indexed, rgb_png
 
 CLASSES = Classes(("a", "b", "c"), ((10, 20, 30), (40, 50, 60), (70, 80, 90)))
 labels = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.sampled_from([0, 1, 2, IGNORE]))
@@ -40,9 +40,9 @@ def test_rgb_survives() -> None:
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(rgb_png(image)))), image)
 
 
-def test_one_bit_masks_are_0_and_255(tmp_path: Path) -> None:
+def test_one_bit_masks_are_0_and_1(tmp_path: Path) -> None:
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "mask.png")
-    assert read_indexed(tmp_path / "mask.png").tolist() == [[255, 0]]
+    assert read_indexed(tmp_path / "mask.png").tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
@@ -56,9 +56,3 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "mask.png").write_bytes(b"nothing")
     with pytest.raises(OSError, match="cannot identify"):
         read_indexed(tmp_path / "mask.png")
-
-
-def test_unknown_indices_are_named() -> None:
-    values = np.array([[0, 2, IGNORE], [3, 254, 3]], np.uint8)
-    assert unknown_indices(values, CLASSES) == [3, 254]
-    assert unknown_indices(values[:1], CLASSES) == []

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
 from histill.core.labels import IGNORE
-from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.manifest import Manifest, Sample
 from histill.data import images
 from histill.data.images import ImageCache, check_files, image_size, read_image, read_mask
 
@@ -259,9 +260,19 @@ def test_faulty_masks(tmp_path: Path) -> None:
     assert "16 or more bits" in failing_mask(sample, CARD, Exit.INPUT)
 
 
-def test_a_one_bit_mask_is_0_and_255(tmp_path: Path) -> None:
+def test_a_one_bit_mask_is_0_and_1(tmp_path: Path) -> None:
     sample = sample_of(save(tmp_path, MASK == 255))
-    np.testing.assert_array_equal(read_mask(sample, CARD, (2, 3)), [[0, 1, 1], [1, 1, 0]])
+    plain = DatasetCard(classes=("stroma", "gland"))
+    np.testing.assert_array_equal(read_mask(sample, plain, (2, 3)), (MASK == 255).astype(np.uint8))
+
+
+def test_a_mask_of_0_and_255_alone_has_to_be_explained(tmp_path: Path) -> None:
+    sample = sample_of(save(tmp_path, np.where(MASK == 255, 255, 0).astype(np.uint8)))
+    with pytest.raises(HistillError, match="255 may be a class") as caught:
+        read_mask(sample, DatasetCard(classes=("stroma", "gland")), (2, 3))
+    assert caught.value.code == Exit.INPUT
+    explained = DatasetCard(classes=("stroma", "gland"), mask_values={"0": "stroma", "255": "ignore"})
+    np.testing.assert_array_equal(read_mask(sample, explained, (2, 3)), np.where(MASK == 255, IGNORE, 0))
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

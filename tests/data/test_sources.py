@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
 from histill.core.labels import IGNORE
-from histill.core.manifest import DatasetCard, read_manifest, write_manifest
+from histill.core.manifest import read_manifest, write_manifest
 from histill.data.images import check_files, image_size, read_mask
 from histill.data.sources import glas, plain, wsss4luad
 from histill.data.sources.listing import reader, sources
@@ -330,6 +331,6 @@ def test_every_fault_of_ones_own_table_comes_at_once(own: Path) -> None:
 def test_tables_that_cannot_be_read_at_all(own: Path) -> None:
     assert "no readable table" in failing(plain.read, own, Exit.INPUT)
     write(own, "id,path", "1,a.png")
-    assert "no class is named" in failing(plain.read, own)
+    assert "no label names a class" in failing(plain.read, own)
     assert "5000 um/px is not plausible" in failing(plain.read, own, classes=["a"], mpp=5000)
     assert "neither one of a nor ignore" in failing(plain.read, own, classes=["a"], mask_values={"1": "b"})

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from histill.core.card import DatasetCard
 from histill.core.geometry import Region
 from histill.core.labels import IGNORE
-from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.manifest import Manifest, Sample
 from histill.data.augment import Augmentation
-from histill.data.tiles import LEAST, MULTIPLE, Tile, TileBatch, Tiles, collate, true_masks
+from histill.data.tiles import LEAST, MULTIPLE, Tile, TileBatch, Tiles, TrueMasks, collate
 
 CARD = DatasetCard(classes=("a", "b"), mask_values={"0": "a", "7": "b", "9": "ignore"})
 BUSY = Augmentation(flip=0.5, turn=True, blur=0.5, stain=0.2)
@@ -44,7 +45,7 @@ def epoch(tiles: Tiles, number: int, seed: int = 1) -> list[tuple[object, ...]]:
 
 def test_an_epoch_follows_from_its_number_and_seed_alone(table: Manifest) -> None:
     def fresh(workers: int = 0) -> Tiles:
-        return Tiles(table, 2, masks=true_masks(table), augmentation=BUSY, shuffle=True, workers=workers)
+        return Tiles(table, 2, masks=TrueMasks(table.card), augmentation=BUSY, shuffle=True, workers=workers)
 
     tiles = fresh()
     first = [epoch(tiles, number) for number in range(3)]
@@ -100,7 +101,7 @@ def test_a_samples_augmentation_does_not_depend_on_its_place_in_the_order(table:
 
 
 def test_crops_labels_and_masks_are_the_rows_own(table: Manifest) -> None:
-    (batch,) = Tiles(table, 7, masks=true_masks(table)).epoch(0, 0)
+    (batch,) = Tiles(table, 7, masks=TrueMasks(table.card)).epoch(0, 0)
     assert batch.images.dtype == torch.float32
     assert batch.labels.tolist() == [[1.0, float(i % 2)] for i in range(7)]
     for i, sample in enumerate(table.samples):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.card import DatasetCard
+from histill.core.manifest import Manifest, Sample
 from histill.data.tiles import TileBatch
 from histill.engine.optim import Schedule
 from histill.engine.stage import Stage

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from histill.core.card import DatasetCard
 from histill.core.config import Strict
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
 from histill.core.labels import Classes
-from histill.core.manifest import DatasetCard, Manifest
+from histill.core.manifest import Manifest
 from histill.core.masks import read_indexed
 from histill.core.record import faults, read_record
 from histill.data.tiles import TileBatch
@@ -50,7 +51,7 @@ class Red(Method):
 
 
 def trained(digest: str = "d") -> Trained:
-    return Trained(Red().eval(), digest, DatasetCard(classes=("a", "b")), ("a warning",))
+    return Trained(Red().eval(), digest, DatasetCard(classes=("a", "b")), {"seed": 0}, ("a warning",))
 
 
 def files(folder: Path) -> dict[str, bytes]:

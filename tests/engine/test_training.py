@@ -18,7 +18,7 @@ from histill.core.journal import Journal
 from histill.core.labels import IGNORE, Classes
 from histill.core.manifest import Manifest
 from histill.data.images import read_image
-from histill.data.tiles import TileBatch, true_masks
+from histill.data.tiles import TileBatch, TrueMasks
 from histill.engine.method import Card, Method
 from histill.engine.run import Machine, Run
 from histill.engine.select import selection
@@ -84,7 +84,18 @@ def test_without_validation_a_part_is_cut_off_by_patient(table: Manifest, tmp_pa
     patients = {s.id: s.patient for s in table.samples}
     assert not {patients[name] for name in learn} & {patients[name] for name in choose}
     assert shown(table, tmp_path / "b", select="last") == ([f"s{i}" for i in range(6)], None)
-    assert shown(table, tmp_path / "c", val=table) == ([f"s{i}" for i in range(6)], [f"s{i}" for i in range(6)])
+    others = replace(table, samples=tuple(replace(s, patient=f"other {s.patient}") for s in table.samples))
+    assert shown(table, tmp_path / "c", val=others) == ([f"s{i}" for i in range(6)], [f"s{i}" for i in range(6)])
+
+
+def test_a_validation_table_shares_no_patient_and_has_rows_to_choose_with(table: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(HistillError, match="3 patients are also learnt from") as caught:
+        shown(table, tmp_path / "a", val=table)
+    assert caught.value.code == Exit.USAGE
+    official = replace(table, card=table.card.model_copy(update={"split_source": "official"}))
+    assert shown(official, tmp_path / "b", val=official)[1] == [f"s{i}" for i in range(6)]
+    with pytest.raises(HistillError, match="never chooses"):
+        shown(table, tmp_path / "c", val=split(table, *["test"] * 6))
 
 
 def test_a_method_of_image_labels_is_shown_no_mask_to_learn_from(table: Manifest, tmp_path: Path) -> None:
@@ -104,7 +115,8 @@ def test_an_image_that_is_exchanged_while_a_run_rests_is_noticed(table: Manifest
 
 
 def test_a_test_row_of_the_validation_table_chooses_nothing(table: Manifest, tmp_path: Path) -> None:
-    val = split(table, "val", "test", "val", "", "test", "test")
+    others = replace(table, samples=tuple(replace(s, patient=f"other {s.patient}") for s in table.samples))
+    val = split(others, "val", "test", "val", "", "test", "test")
     assert shown(table, tmp_path / "r", val=val)[1] == ["s0", "s2", "s3"]
 
 
@@ -173,7 +185,7 @@ def test_masks_judge_by_pooled_mean_iou(table: Manifest) -> None:
     total = np.zeros((2, 2), np.int64)
     for sample in table.samples:
         image = read_image(sample.path)
-        truth = true_masks(table)(sample, image)[0]
+        truth = TrueMasks(table.card)(sample, image)[0]
         total += confusion(truth, (image[..., 0] / 255 > 0.5).astype(np.uint8), 2)
     assert IGNORE not in np.unique(truth)
     score, by = judge(table, "auto")

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from histill.core.card import DatasetCard
 from histill.core.config import Strict, resolve
 from histill.core.labels import Classes
-from histill.core.manifest import DatasetCard, Manifest, Sample, read_manifest, write_manifest
+from histill.core.manifest import Manifest, Sample, read_manifest, write_manifest
 from histill.engine.method import Method
 from histill.engine.optim import Schedule
 from histill.engine.run import Machine

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
 from histill.core.labels import IGNORE, Classes
-from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.manifest import Manifest, Sample
 from histill.core.masks import PseudoMask
 from histill.core.storage import new_folder
 from histill.pseudo.masks import MaskFolder, check_informative, pseudo_mask
@@ -75,10 +76,16 @@ def test_the_backgrounds_own_map_is_not_looked_at() -> None:
     np.testing.assert_allclose(found.confidence, [[0.3, 0.6]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("labels", [[0, 0], [0, 1]])
-def test_without_a_label_there_is_no_mask(labels: list[int]) -> None:
+def test_without_a_label_there_is_no_mask() -> None:
     with pytest.raises(HistillError, match="without a label"):
-        pseudo_mask(np.zeros((2, 1, 1), np.float32), np.array(labels, np.float32), background=1)
+        pseudo_mask(np.zeros((2, 1, 1), np.float32), np.zeros(2, np.float32), background=1)
+
+
+def test_a_label_that_names_the_background_alone_is_background_throughout() -> None:
+    maps = np.array([[[0.9, 0.1]], [[0.0, 0.0]]], np.float32)
+    found = pseudo_mask(maps, np.array([0, 1], np.float32), background=1)
+    np.testing.assert_array_equal(found.labels, [[1, 1]])
+    np.testing.assert_array_equal(found.confidence, [[1, 1]])
 
 
 def table(*labels: tuple[str, ...], background: str | None = None) -> Manifest:

@@ -106,6 +106,7 @@ _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "made again": lambda e: f"{e['what']} is made again: {e['why']}",
     "selecting": lambda e: f"epochs are chosen by {e['by']} of {e['images']} validation images",
     "epoch": _epoch,
+    "note": lambda e: f"note: {e['text']}",
     "quarantined": lambda e: f"put aside: {e['why']}",
     "applied": lambda e: f"{e['total']} images: {e['reused']} done before, {e['quarantined']} put aside",
 }

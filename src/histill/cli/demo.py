@@ -12,7 +12,7 @@ from histill.core.manifest import Manifest, read_manifest
 from histill.core.storage import write_bytes
 
 if TYPE_CHECKING:
-    from histill.engine.scoring import Predictions
+    from histill.data.predicted import Predictions
 
 METHODS = ("mlps", "cam")
 SIZE = 112
@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "classify_augmentation": {"turn": True},
     "segmenter": {"encoder": "resnet10t", "weights": "classifier", "channels": 64, "separable": True},
     "segment": {"epochs": 5, **SCHEDULE},
-    "segment_augmentation": {"turn": True},
+    "segment_augmentation": {"turn": True, "blur": 0.0},
     "select": "labels",
 }
 OF_MLPS = {"map_scale": "each", "patch_size": SIZE}
@@ -55,9 +55,9 @@ def run(given: list[str]) -> int:
     """Tell the story."""
     arguments = parse(Arguments, given, "demo")
 
+    from histill.data.predicted import open_predictions
     from histill.engine.apply import apply
     from histill.engine.run import Machine
-    from histill.engine.scoring import open_predictions
     from histill.engine.training import load, train
     from histill.methods import find
 

@@ -42,7 +42,7 @@ def run(given: list[str]) -> int:
     if free < LEAST_FREE:
         troubles.append("less than 2 GiB are free here: runs may end with a full disk (and go on when there is space)")
     if not hasattr(os, "O_DIRECTORY"):
-        troubles.append("this system cannot sync folders: a power cut may take the last files with it")
+        troubles.append("this system can neither sync nor lock folders: see to it that one histill works in a folder")
     for trouble in troubles:
         print(f"trouble: {trouble}", file=sys.stderr)
     print("all well" if not troubles else f"{len(troubles)} troubles")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from histill.cli.console import Console, at_least, parse
-from histill.core.errors import Exit
+from histill.core.errors import Exit, HistillError
 from histill.core.manifest import read_manifest
 from histill.core.storage import write_bytes
 
@@ -31,6 +31,8 @@ class Arguments:
     """another method's predictions of the same images: the paired difference, and whether one beats the other"""
     run: Path | None = None
     """the run behind the predictions: its pseudo-masks are scored too, tap by tap, where training rows have masks"""
+    split: Literal["auto", "train", "val", "test", "all"] = "auto"
+    """which of the predicted rows are scored; auto: those of split test where there are any, else all"""
     images: int = 3
     """how many best, median and worst images are shown"""
 
@@ -40,8 +42,9 @@ def run(given: list[str]) -> int:
     arguments = parse(Arguments, given, "evaluate")
     at_least(0, images=arguments.images)
 
-    from histill.cli.pages import picture_sections, pseudo_mask_table
-    from histill.engine.scoring import open_predictions, rows_of, score_predictions
+    from histill.cli.pages import epoch_table, picture_sections, pseudo_mask_table
+    from histill.data.predicted import open_predictions
+    from histill.engine.scoring import rows_of, score_predictions
     from histill.metrics.summary import compare, summarise
     from histill.report.html import Section, to_html
     from histill.report.markdown import to_markdown
@@ -52,6 +55,20 @@ def run(given: list[str]) -> int:
     if len(set(names)) < len(names):
         names = [folder.folder.name for folder in folders]
     rows = rows_of(folders, table)
+    split = arguments.split
+    if split == "auto":
+        split = "test" if rows.of_split("test").samples else "all"
+    if split != "all":
+        rows = rows.of_split(split)
+    if not rows.samples:
+        raise HistillError(
+            f"no predicted row is of split {split}",
+            code=Exit.USAGE,
+            subject=str(arguments.table),
+            mend="Predict that split first, or choose another --split",
+        )
+    learnt = sum(sample.split == "train" for sample in rows.samples)
+    seen = (f"{learnt} of the {len(rows.samples)} images scored are training images",) if learnt else ()
     console = Console()
     with console.showing():
         scored = [
@@ -63,8 +80,14 @@ def run(given: list[str]) -> int:
             table.classes,
             title=f"{names[0]} on {arguments.table.stem}",
             quarantined=scored[0].quarantined,
-            warnings=tuple(dict.fromkeys([*folders[0].warnings, *table.warnings])),
-            settings={"method": folders[0].method, "table": table.digest},
+            warnings=tuple(dict.fromkeys([*seen, *folders[0].warnings, *table.warnings])),
+            settings={
+                "method": folders[0].method,
+                **folders[0].about,
+                "model": folders[0].model,
+                "table": table.digest,
+                "split": split,
+            },
         )
         sections: list[Section] = []
         if len(folders) == 2:
@@ -73,15 +96,17 @@ def run(given: list[str]) -> int:
             difference = compare(mine, theirs, table.classes, names=(names[0], names[1]))
             sections.append(Section(difference.title, tables=difference.tables))
             report = replace(report, numbers={**report.numbers, **difference.numbers})
-        masks = pseudo_mask_table(arguments.run, table, console) if arguments.run else None
-        if masks is not None:
-            sections.append(Section(masks.title, tables=(masks,)))
+        if arguments.run is not None:
+            masks = pseudo_mask_table(arguments.run, table, console)
+            found = (*((masks,) if masks else ()), epoch_table(arguments.run))
+            sections.append(Section("How it was learnt", tables=found))
         sections += picture_sections(rows, dict(zip(names, folders, strict=True)), scored[0].scores, arguments.images)
     page = to_html(report, sections=sections, classes=table.classes)
     report = replace(report, tables=(*report.tables, *(each for section in sections for each in section.tables)))
     write_bytes(arguments.to / "report.json", report.to_json().encode())
     write_bytes(arguments.to / "report.md", to_markdown(report).encode())
     write_bytes(arguments.to / "report.html", page.encode())
-    print(f"mIoU over the set {report.numbers['pooled/mIoU']}, per image {report.numbers['per_image/mIoU']}")
+    pooled, each = report.numbers["pooled/mIoU"], report.numbers["per_image/mIoU"]
+    print(f"{len(rows.samples)} images ({split}): mIoU over the set {pooled}, per image {each}")
     print(f"report: {arguments.to / 'report.html'}")
     return int(Exit.QUARANTINED if scored[0].quarantined else Exit.DONE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from histill.cli.console import Console, is_help, parse
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import read_manifest, write_manifest
+from histill.core.manifest import Manifest, read_manifest, write_manifest
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Arguments:
 
 def run(given: list[str]) -> int:
     """Import."""
-    from histill.data.images import check_files
+    from histill.data.images import require_sound_files
     from histill.data.sources.listing import reader, sources
 
     if is_help(given):
@@ -69,19 +69,14 @@ def run(given: list[str]) -> int:
             mend="Leave these flags out",
         )
     imported = reader(arguments.source)(arguments.origin, **options)
-    write_manifest(arguments.to, imported.samples, imported.card)
-    table = read_manifest(arguments.to)
+    # The lines are those of the table to come; it is written only if every file is sound.
+    rows = tuple(replace(sample, line=line) for line, sample in enumerate(imported.samples, 2))
     console = Console()
     with console.showing():
-        faults = check_files(table, console.counter("opening images"))
-    if faults:
-        shown = "\n  ".join(faults[:40])
-        raise HistillError(
-            f"{len(faults)} files are not what they should be\n  {shown}\n",
-            code=Exit.INPUT,
-            subject=str(arguments.to),
-            mend="Mend these files, or take their rows out of the table",
-        )
+        coming = Manifest(rows, imported.card, arguments.to, digest="")
+        require_sound_files(coming, console.counter("opening images"))
+    write_manifest(arguments.to, imported.samples, imported.card)
+    table = read_manifest(arguments.to)
     for note in (*imported.notes, *table.warnings):
         console.line(f"note: {note}")
     splits = {split: len(table.of_split(split).samples) for split in ("train", "val", "test", "")}

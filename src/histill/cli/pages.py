@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from histill.cli.console import Console
+from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest
 from histill.core.masks import LabelMap
+from histill.core.record import read_record
 from histill.core.report import Cell, Table
 from histill.data.images import image_size, read_image, read_mask
-from histill.engine.scoring import Predictions, score_pseudo_masks
+from histill.data.predicted import Predictions
+from histill.engine.scoring import score_pseudo_masks
 from histill.metrics.summary import ImageScore, exemplars, summarise
 from histill.pseudo.masks import MaskFolder, open_masks
 from histill.report.html import Figure, Section
@@ -62,6 +67,31 @@ def pseudo_mask_table(run: Path, table: Manifest, console: Console) -> Table | N
         "Pixels at which a pseudo-mask says nothing are left out; covered is the share that is left."
     )
     return Table("Pseudo-masks", columns, tuple(rows), note)
+
+
+def epoch_table(run: Path) -> Table:
+    """How a run's validation score went from epoch to epoch: whether training was steady, or collapsed.
+
+    Raises:
+        HistillError: input (4) if the folder holds no finished stage.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for path in sorted((run / "stages").glob("*/record.json")):
+        record = read_record(path)
+        scores = [score for score in (record.details["scores"] if record else []) if score is not None]
+        if record is not None:
+            course = ", ".join(f"{score:.3f}" for score in scores) or "nothing chosen: the last epoch is kept"
+            spread = round(float(np.std(scores)), 4) if scores else None
+            rows.append((path.parent.name, int(record.details["epochs"]), course, spread))
+    if not rows:
+        raise HistillError(
+            "holds no finished stage",
+            code=Exit.INPUT,
+            subject=str(run),
+            mend="Give the folder that 'histill train --run' wrote",
+        )
+    note = "The score on validation images after each epoch, the greater the better; the best epoch is kept."
+    return Table("Epochs", ("stage", "epochs", "score after each", "standard deviation"), tuple(rows), note)
 
 
 def pseudo_mask_figures(masks: MaskFolder, table: Manifest, count: int) -> tuple[Figure, ...]:

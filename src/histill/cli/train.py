@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel
 from tyro.conf import Positional, arg
 
 from histill import methods
 from histill.cli.console import Console, at_least, is_help, parse_known
-from histill.core.config import read_yaml, resolve
+from histill.core.config import parse_value, read_yaml, resolve
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import Manifest, read_manifest
+from histill.core.manifest import read_manifest
 
 
 @dataclass
@@ -54,6 +53,7 @@ def run(given: list[str]) -> int:
     recipe = {} if arguments.recipe is None else read_yaml(arguments.recipe)
     config = resolve(kind.Config, (str(arguments.recipe), recipe), ("flags", flags))
 
+    from histill.data.images import require_sound_files
     from histill.engine.run import Machine
     from histill.engine.training import train
 
@@ -64,7 +64,8 @@ def run(given: list[str]) -> int:
     with console.showing():
         for each in (table, val):
             if each is not None:
-                _check(each, console)
+                seen = each.choose(lambda sample: sample.split != "test")
+                require_sound_files(seen, console.counter("opening images"))
         for warning in table.warnings:
             console.line(f"warning: {warning}")
         model = train(
@@ -80,21 +81,6 @@ def run(given: list[str]) -> int:
         )
     print(f"model: {model}\nnext:  histill predict {arguments.run} {arguments.train} --split test --to predictions")
     return 0
-
-
-def _check(table: Manifest, console: Console) -> None:
-    from histill.data.images import check_files
-
-    table = table.choose(lambda sample: sample.split != "test")
-    faults = check_files(table, console.counter("opening images"))
-    if faults:
-        shown = "\n  ".join(faults[:40])
-        raise HistillError(
-            f"{len(faults)} files are not what they should be\n  {shown}\n",
-            code=Exit.INPUT,
-            subject=str(table.path),
-            mend="Mend these files, or take their rows out of the table",
-        )
 
 
 def settings_of(flags: list[str]) -> dict[str, Any]:
@@ -117,19 +103,12 @@ def settings_of(flags: list[str]) -> dict[str, Any]:
         try:
             for step in path:
                 place = place.setdefault(step, {})
-            place[last] = yaml.safe_load(text)
+            place[last] = parse_value(text, flag)
         except (AttributeError, TypeError):
             raise HistillError(
                 f"'{flag}' is one of a group that another flag gives a single value",
                 code=Exit.USAGE,
                 mend="Leave one of the two out",
-            ) from None
-        except yaml.YAMLError:
-            raise HistillError(
-                f"'{text}' is not a value",
-                code=Exit.USAGE,
-                subject=flag,
-                mend="Write a number, a word or a list: [1, 2]",
             ) from None
     return settings
 

@@ -48,7 +48,7 @@ def write_cells(header: Iterable[str], rows: Iterable[Sequence[object]]) -> byte
         cells = [_defused(str(cell)) for cell in row]
         # Left to itself, csv leaves a lone carriage return bare, and no reader takes that.
         (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
-    return buffer.getvalue().encode()
+    return buffer.getvalue().encode(errors="backslashreplace")
 
 
 def _defused(cell: str) -> str:

@@ -10,10 +10,10 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from histill.core.errors import Exit, HistillError
 
@@ -25,6 +25,9 @@ class Strict(BaseModel):
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+"""a number from 0 to just below 1"""
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -97,6 +100,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def parse_value(text: str, where: str) -> Any:
+    """One value as a recipe would read it: 1e-3 is a number, no is a word. `where` is named in the error.
+
+    Raises:
+        HistillError: usage (2) if it is not valid YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise HistillError(
+            f"'{text}' is not a value", code=Exit.USAGE, mend="Quote it, or close its brackets"
+        ) from error
+
+
 def to_yaml(value: dict[str, Any]) -> bytes:
     """YAML in the given key order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
@@ -109,7 +126,7 @@ def resolve(model: type[Settings], *layers: tuple[str, dict[str, Any]]) -> Setti
     Raises:
         HistillError: usage (2), naming every unknown key with its nearest match and every bad value.
     """
-    merged: dict[str, Any] = {}
+    merged = _nested_defaults(model)
     unknown: dict[str, str] = {}
     for _, layer in layers:
         unknown |= _unknown(model, layer, "")
@@ -132,14 +149,6 @@ def resolve(model: type[Settings], *layers: tuple[str, dict[str, Any]]) -> Setti
         where = " + ".join(where for where, layer in layers if layer) or "settings"
         raise HistillError("; ".join(faults), code=Exit.USAGE, subject=where, mend="Correct these settings") from None
     return settings
-
-
-def check_keys(model: type[BaseModel], values: dict[str, Any], where: str, prefix: str = "") -> None:
-    """Raise one error that names each unknown key and its nearest match."""
-    faults = _unknown(model, values, prefix)
-    if faults:
-        mend = "Correct the name, or leave the setting out"
-        raise HistillError("; ".join(faults.values()), code=Exit.USAGE, subject=where, mend=mend)
 
 
 def _unknown(model: type[BaseModel], values: dict[str, Any], prefix: str) -> dict[str, str]:

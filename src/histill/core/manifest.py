@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
-
+from histill.core.card import DatasetCard
 from histill.core.cells import NOT_UTF8, read_cells, write_cells
-from histill.core.config import Strict, read_yaml, resolve, to_yaml
+from histill.core.config import read_yaml, resolve, to_yaml
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
 from histill.core.labels import Classes
@@ -48,45 +47,6 @@ SPLITS = ("train", "val", "test")
 LABEL_SEPARATOR = "|"
 MOST_FAULTS = 40
 """So many faults are spelt out; the rest are counted."""
-
-
-class DatasetCard(Strict):
-    """What a table's numbers mean."""
-
-    classes: tuple[str, ...]
-    """class names, in label order"""
-    colours: tuple[tuple[int, int, int], ...] = ()
-    """one RGB triple per class; left out, histill chooses"""
-    background: str | None = None
-    """the class that image labels never name, if there is one"""
-    mask_values: dict[str, str] = Field(default_factory=dict)
-    """what a mask's pixel value means, "255": gland; "ignore" says nothing. Left out: value i is class i"""
-    exclude_white: bool = False
-    """white background is no tissue of any class: left out of pseudo-masks"""
-    split_source: Literal["patient", "official"] = "patient"
-    """official: a patient may stand in two splits, and every report says so"""
-    synthetic: bool = False
-    """the images are made up"""
-    source: str = ""
-    """where the data came from, and how to cite it"""
-    licence: str = ""
-    """the data's licence"""
-
-    def as_classes(self) -> Classes:
-        """The classes with their colours."""
-        return Classes(self.classes, self.colours, self.background)
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        self.as_classes()
-        if any(not 0 <= part <= 255 for colour in self.colours for part in colour):
-            raise ValueError("colours are RGB triples of 0 to 255")
-        for value, name in self.mask_values.items():
-            if not (value.isdecimal() and int(value) <= 255):
-                raise ValueError(f"mask_values: '{value}' is not a pixel value of 0 to 255")
-            if name not in (*self.classes, "ignore"):
-                raise ValueError(f"mask_values: '{name}' is neither one of {', '.join(self.classes)} nor ignore")
-        return self
 
 
 @dataclass(frozen=True)
@@ -167,7 +127,8 @@ class Manifest:
     def split_off(self, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
         """Cut a share of the samples off, whole patients only: (the rest, the part cut off).
 
-        Patients are drawn in a seeded order until the share is reached; each side keeps at least one patient.
+        Patients are drawn in a seeded order until the share is reached; each side keeps at least one patient, and a
+        patient with more than half of all samples stays.
         """
         sizes = Counter(sample.patient for sample in self.samples)
         patients = sorted(sizes)
@@ -184,8 +145,12 @@ class Manifest:
         for patient in order[:-1]:
             if off and count >= fraction * len(self.samples):
                 break
+            if sizes[patient] > len(self.samples) / 2:
+                continue
             off.add(patient)
             count += sizes[patient]
+        if not off:
+            off.add(min(patients, key=lambda patient: sizes[patient]))
         return self.choose(lambda sample: sample.patient not in off), self.choose(lambda s: s.patient in off)
 
 
@@ -384,13 +349,13 @@ def patients_in_two_splits(samples: Iterable[Sample]) -> list[str]:
     return list(faults.values())
 
 
-def table_error(path: Path, faults: Sequence[str], mend: str) -> HistillError:
-    """One usage error that spells out the first `MOST_FAULTS` faults of a table and counts the rest."""
+def table_error(path: Path, faults: Sequence[str], mend: str, code: Exit = Exit.USAGE) -> HistillError:
+    """One error that spells out the first `MOST_FAULTS` faults of a table and counts the rest."""
     shown = list(faults[:MOST_FAULTS])
     if len(faults) > MOST_FAULTS:
         shown.append(f"and {len(faults) - MOST_FAULTS} more")
     count = f"{len(faults)} fault" + ("s" if len(faults) != 1 else "")
-    return HistillError(f"{count}\n  " + "\n  ".join(shown) + "\n", code=Exit.USAGE, subject=str(path), mend=mend)
+    return HistillError(f"{count}\n  " + "\n  ".join(shown) + "\n", code=code, subject=str(path), mend=mend)
 
 
 def _relative(file: Path | None, folder: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histill.core.labels import IGNORE, Classes
+from histill.core.labels import Classes
 
 LabelMap = NDArray[np.uint8]
 
@@ -64,12 +64,7 @@ def read_indexed(path: Path) -> LabelMap:
     with Image.open(path) as image:
         if image.mode not in ("1", "P", "L"):
             raise ValueError(f"pixels of mode {image.mode}, not 8-bit indices")
-        return np.array(image.convert("L") if image.mode == "1" else image, np.uint8)
-
-
-def unknown_indices(labels: LabelMap, classes: Classes) -> list[int]:
-    """The values of a label map that are neither a class nor `IGNORE`."""
-    return [int(value) for value in np.unique(labels) if value >= len(classes) and value != IGNORE]
+        return np.array(image, np.uint8)
 
 
 def _png(image: object) -> bytes:

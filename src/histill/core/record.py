@@ -11,7 +11,7 @@ from typing import Any
 from histill.core.storage import file_hash, write_json
 
 SCHEMA = 1
-OK, EMPTY, QUARANTINED = "ok", "empty", "quarantined"
+OK, QUARANTINED = "ok", "quarantined"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Record:
     """What was made, from what, and how.
 
     Attributes:
-        status: ok, empty (nothing to do here, not tried again) or quarantined (put aside with `message`).
+        status: ok, or quarantined (put aside with `message`).
         settings: hash of the settings that matter to the result; see `fingerprint`.
         source: hash of the input's content.
         outputs: sha256 and size of each file, by its path relative to the record.
@@ -57,8 +57,8 @@ def read_record(path: Path) -> Record | None:
         return None
 
 
-def faults(record: Record, folder: Path, *, deep: bool = True) -> list[str]:
-    """What is wrong with the files a record names: missing, of another size, or (if deep) of another hash."""
+def faults(record: Record, folder: Path) -> list[str]:
+    """What is wrong with the files a record names: missing, of another size, or of another hash."""
     found = []
     for name, (digest, size) in record.outputs.items():
         path = folder / name
@@ -66,7 +66,7 @@ def faults(record: Record, folder: Path, *, deep: bool = True) -> list[str]:
             found.append(f"{name} is missing")
         elif path.stat().st_size != size:
             found.append(f"{name} has {path.stat().st_size} bytes, not {size}")
-        elif deep and file_hash(path) != digest:
+        elif file_hash(path) != digest:
             found.append(f"{name} has changed since it was written")
     return found
 
@@ -79,4 +79,4 @@ def still_holds(record: Record | None, folder: Path, *, settings: str, source: s
 def fingerprint(value: Any) -> str:
     """A hash of JSON-like settings, independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

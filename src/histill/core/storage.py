@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from histill.core.errors import Exit, HistillError
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders are not locked there, and `doctor` says so.
+    fcntl = None  # type: ignore[assignment]
 
 TEMPORARY_PREFIX = ".histill-"
 
@@ -148,7 +152,8 @@ def lock(folder: Path) -> Iterator[None]:
     with file:
         try:
             with _storage_errors(path):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except HistillError as error:
             if not isinstance(error.__cause__, BlockingIOError):
                 raise

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from histill.core.config import Strict
 
 Image = NDArray[np.uint8]
 
 
+Chance = Annotated[float, Field(ge=0, le=1)]
+
+
 class Augmentation(Strict):
     """What training does to images."""
 
-    flip: float = 0.5
+    flip: Chance = 0.5
     """chance of a horizontal flip, and of a vertical one"""
     turn: bool = False
     """turn by a random number of quarter turns (square images; others by half turns)"""
-    blur: float = 0.0
+    blur: Chance = 0.0
     """chance of a Gaussian blur of sigma 0.1 to 2 px"""
-    stain: float = 0.0
-    """how far each of brightness and the red, green and blue optical densities may be scaled: 0.1 is 10 %"""
+    stain: Chance = 0.0
+    """how far the red, green and blue optical densities may be scaled, each by its own draw: 0.1 is 10 %"""
 
 
 def augment(

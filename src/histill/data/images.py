@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
 from histill.core.labels import IGNORE
-from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.manifest import Manifest, Sample, table_error
 from histill.core.masks import LabelMap
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -182,18 +183,32 @@ def check_files(manifest: Manifest, progress: Callable[[int, int], None] | None 
     return faults
 
 
+def require_sound_files(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> None:
+    """Raise one input error with every fault that `check_files` finds."""
+    faults = check_files(manifest, progress)
+    if faults:
+        mend = "Mend these files, or take their rows out of the table"
+        raise table_error(manifest.path, faults, mend, Exit.INPUT)
+
+
 def _whole_mask(path: Path, card: DatasetCard, size: tuple[int, int]) -> LabelMap:
     with _opened(path) as image:
         if image.mode not in ("1", "P", "L"):
             raise _unreadable(
                 path, f"a mask of mode {image.mode}, not 8-bit indices", "Save it as an indexed or grey 8-bit PNG"
             )
-        values = np.array(image.convert("L") if image.mode == "1" else image, np.uint8)  # [h, w]
+        values = np.array(image, np.uint8)  # [h, w]; of a 1-bit image 0 and 1
     if values.shape != size:
         raise _unreadable(
             path,
             f"the mask is {values.shape[1]} x {values.shape[0]} pixels, its image {size[1]} x {size[0]}",
             "Give a mask of exactly the image's size; histill resizes none",
+        )
+    if not card.mask_values and set(np.unique(values)) == {0, IGNORE}:
+        raise _unreadable(
+            path,
+            "the mask holds 0 and 255 alone: 255 may be a class or say nothing",
+            "Say in mask_values which, for both",
         )
     meaning = _meaning(card)
     unknown = [str(value) for value in np.unique(values) if int(value) not in meaning]

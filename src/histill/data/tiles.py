@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from histill.core.card import DatasetCard
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
 from histill.core.seeds import derive, generator
@@ -142,16 +143,17 @@ class _Dataset(Dataset[Tile]):
         return Tile(sample.id, image, masks, self.classes.multi_hot(sample.labels))
 
 
-def true_masks(manifest: Manifest) -> Masks:
+class TrueMasks:
     """The users' own masks as what a stage learns from, m = 1; a row without one says nothing."""
-    masks = MaskCache(manifest.card)
 
-    def read(sample: Sample, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __init__(self, card: DatasetCard) -> None:
+        self._masks = MaskCache(card)
+
+    def __call__(self, sample: Sample, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The mask of a sample, uint8 [1, h, w]."""
         if sample.mask is None:
             return np.full((1, *image.shape[:2]), IGNORE, np.uint8)
-        return masks.read(sample)[None]  # [1, h, w]
-
-    return read
+        return self._masks.read(sample)[None]  # [1, h, w]
 
 
 def collate(tiles: Sequence[Tile]) -> TileBatch:

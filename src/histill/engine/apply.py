@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from histill.core.cells import write_cells
 from histill.core.errors import Exit, HistillError
 from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample
 from histill.core.masks import label_png
-from histill.core.record import OK, QUARANTINED, Record, describe, fingerprint, read_record, still_holds
-from histill.core.storage import file_hash, lock, remove, safe_name, sweep, write_bytes, write_json
+from histill.core.record import OK, QUARANTINED, Record, describe, fingerprint, still_holds
+from histill.core.storage import lock, remove, safe_name, sweep, write_bytes
 from histill.data.images import ImageCache
-from histill.engine.run import Machine, build_fabric
+from histill.data.predicted import TABLE, Predictions, source_of
+from histill.engine.run import Machine, build_fabric, computes
 from histill.engine.training import Trained
 
-INDEX = "predictions.json"
-TABLE = "predictions.csv"
+MOST_PIXELS_AT_ONCE = 16_000_000
+"""Of one image: a larger one would take tens of GiB in the network."""
 
 
 @dataclass(frozen=True)
@@ -68,36 +69,34 @@ def apply(
     """
     fabric = build_fabric(machine)
     method = trained.method.to(fabric.device)
-    settings = fingerprint(
-        [trained.digest, fabric.device.type, str(fabric._precision.precision), torch.get_num_threads(), probabilities]
-    )
     journal = Journal(folder / "journal.jsonl", listener)
+    predictions = Predictions(
+        folder,
+        method=method.card.name,
+        model=trained.digest,
+        settings=fingerprint([trained.digest, computes(fabric), probabilities]),
+        classes=method.classes.names,
+        about=trained.about,
+        warnings=tuple(dict.fromkeys([*trained.warnings, *table.warnings])),
+    )
+    settings = predictions.settings
     images = ImageCache()
     quarantined: dict[str, str] = {}
     reused = 0
     with lock(folder):
         sweep(folder)
-        write_json(
-            folder / INDEX,
-            {
-                "method": method.card.name,
-                "model": trained.digest,
-                "table": table.digest,
-                "classes": list(method.classes.names),
-                "warnings": list(dict.fromkeys([*trained.warnings, *table.warnings])),
-            },
-        )
-        allowed = max(1, int(most_quarantined * len(table.samples)))
+        predictions.write()
+        # One bad image in a handful is no sign of a broken mount, unless the user says that none may be bad.
+        allowed = max(1, int(most_quarantined * len(table.samples))) if most_quarantined else 0
         for done, sample in enumerate(table.samples):
             journal.show("image", done=done + 1, of=len(table.samples))
-            path = folder / "records" / f"{safe_name(sample.id)}.json"
-            source = _source(sample)
-            record = read_record(path)
+            path, source = predictions.record_path(sample), source_of(sample)
+            record = predictions.record_of(sample)
             if record and record.status == OK and still_holds(record, folder, settings=settings, source=source):
                 reused += 1
                 continue
             try:
-                image = images.read(sample)
+                image = _small_enough(images.read(sample), sample)
             except HistillError as error:
                 quarantined[sample.id] = str(error)
                 journal.say("quarantined", id=sample.id, why=str(error))
@@ -106,6 +105,7 @@ def apply(
                 remove(folder / f"probabilities/{safe_name(sample.id)}.npz")
                 Record(QUARANTINED, settings, source, details={"id": sample.id}, message=str(error)).write(path)
                 if len(quarantined) > allowed:
+                    write_bytes(folder / TABLE, _table(table, predictions))
                     raise _broken(quarantined, table) from error
                 continue
             with fabric.autocast():
@@ -121,26 +121,28 @@ def apply(
             counts = np.bincount(prediction.labels.ravel(), minlength=len(method.classes)).tolist()
             details = {"id": sample.id, "size": [w, h], "pixels": dict(zip(method.classes.names, counts, strict=True))}
             Record(OK, settings, source, describe(folder, names), details).write(path)
-        write_bytes(folder / TABLE, _table(table, folder))
+        write_bytes(folder / TABLE, _table(table, predictions))
         journal.say("applied", total=len(table.samples), reused=reused, quarantined=len(quarantined))
     return Applied(len(table.samples), reused, quarantined)
 
 
-def _source(sample: Sample) -> str:
-    crop = sample.crop
-    place = [crop.x, crop.y, crop.w, crop.h] if crop else None
-    try:
-        content = file_hash(sample.path)
-    except OSError:
-        content = None
-    return fingerprint([content, place])
+def _small_enough(image: NDArray[np.uint8], sample: Sample) -> NDArray[np.uint8]:
+    h, w = image.shape[:2]
+    if h * w > MOST_PIXELS_AT_ONCE:
+        raise HistillError(
+            f"{w} x {h} pixels are more than are segmented in one piece ({MOST_PIXELS_AT_ONCE // 1_000_000} million)",
+            code=Exit.INPUT,
+            subject=str(sample.path),
+            mend="Give crops of it in a table (columns x, y, w, h)",
+        )
+    return image
 
 
-def _table(table: Manifest, folder: Path) -> bytes:
+def _table(table: Manifest, predictions: Predictions) -> bytes:
     names = table.classes.names
     rows: list[list[object]] = []
     for sample in table.samples:
-        record = read_record(folder / "records" / f"{safe_name(sample.id)}.json")
+        record = predictions.record_of(sample)
         if record is not None:
             mask = next((name for name in record.outputs if name.startswith("masks/")), "")
             pixels = record.details.get("pixels", {})

@@ -21,6 +21,10 @@ from histill.engine.checkpoint import State, copy_of
 from histill.engine.optim import build_optimizer, set_rate
 from histill.engine.stage import Losses, Stage
 
+LOWER_THE_RATE = (
+    "The last whole epoch is kept. Lower the learning rate, set clip, set precision to float32, or look at these images"
+)
+
 
 class _Learner(nn.Module):
     """What learns, with the stage's loss as its forward: so that precision and several GPUs see the whole step."""
@@ -60,7 +64,6 @@ def train_stage(
     Raises:
         HistillError: numbers (6) if a loss is not finite; the last state kept stands.
     """
-    _check_batches(stage)
     stage_seed = derive(seed, stage.name)
     schedule = stage.schedule
     optimizer = build_optimizer(stage.learns, stage.trunk, schedule)
@@ -87,7 +90,7 @@ def train_stage(
         for number, batch in enumerate(stage.batches.epoch(epoch, stage_seed)):
             due = (number + 1) % schedule.accumulate == 0 or number + 1 == batches_an_epoch
             with fabric.no_backward_sync(learner, enabled=not due):
-                losses: Losses = learner(_Sealed(_channels_last(batch.to(fabric.device))))
+                losses = _losses(learner, _channels_last(batch.to(fabric.device)), stage.name)
                 total = torch.stack(list(losses.values())).sum()
                 _check_finite(total, losses, stage.name, epoch, batch)
                 # The last step of an epoch may see fewer batches than the others.
@@ -107,6 +110,7 @@ def train_stage(
             journal.show(
                 "step", stage=stage.name, epoch=epoch, epochs=schedule.epochs, done=number + 1, of=batches_an_epoch
             )
+        _check_weights(stage, epoch)
         score = _score(stage, average)
         scores.append(score)
         if score is not None and (best is None or score > best["score"]):
@@ -126,18 +130,6 @@ def train_stage(
     stage.learns.load_state_dict(best["weights"] if best is not None else _final(stage, average))
     stage.learns.eval()
     return scores
-
-
-def _check_batches(stage: Stage) -> None:
-    images = min(stage.schedule.batch_size, len(stage.batches.manifest.samples))
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in stage.learns.modules())
-    if images < 2 and norms:
-        raise HistillError(
-            "a batch holds one image, and normalisation over a batch needs two",
-            code=Exit.USAGE,
-            subject=f"stage {stage.name}",
-            mend="Set batch_size to 2 or more, and give more than one image to learn from",
-        )
 
 
 def _average(stage: Stage) -> AveragedModel:
@@ -163,6 +155,33 @@ def _score(stage: Stage, average: AveragedModel | None) -> float | None:
     return score
 
 
+def _losses(learner: nn.Module, batch: TileBatch, stage: str) -> Losses:
+    try:
+        losses: Losses = learner(_Sealed(batch))
+    except ValueError as error:
+        # torch's word where BatchNorm meets one image of one pixel, as after the image pooling of DeepLabV3+.
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise HistillError(
+            "a batch holds one image, and normalisation over a batch needs two",
+            code=Exit.USAGE,
+            subject=f"stage {stage}",
+            mend="Set batch_size to 2 or more, and give more than one image to learn from",
+        ) from error
+    return losses
+
+
+def _check_weights(stage: Stage, epoch: int) -> None:
+    # A finite loss can still take a step into infinity, and such an epoch must not be the one that is kept.
+    if not all(bool(value.isfinite().all()) for value in stage.learns.state_dict().values()):
+        raise HistillError(
+            f"weights are not finite after epoch {epoch}",
+            code=Exit.NUMBERS,
+            subject=f"stage {stage.name}",
+            mend=LOWER_THE_RATE,
+        )
+
+
 def _channels_last(batch: TileBatch) -> TileBatch:
     return replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
 
@@ -175,5 +194,5 @@ def _check_finite(total: Tensor, losses: Losses, stage: str, epoch: int, batch: 
         f"the loss {' and '.join(bad)} is not finite in epoch {epoch} on: {', '.join(batch.ids)}",
         code=Exit.NUMBERS,
         subject=f"stage {stage}",
-        mend="The last whole epoch is kept. Lower the learning rate, set precision to float32, or look at these images",
+        mend=LOWER_THE_RATE,
     )

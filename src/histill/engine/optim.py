@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from histill.core.config import Strict
-
-Share = Annotated[float, Field(ge=0, lt=1)]
+from histill.core.config import Share, Strict
 
 
 class Schedule(Strict):

@@ -22,16 +22,30 @@ from lightning_fabric import Fabric
 from histill.core.config import Strict
 from histill.core.errors import Exit, HistillError
 from histill.core.journal import Journal
+from histill.core.manifest import Manifest
 from histill.core.record import OK, Record, describe, faults, fingerprint, read_record
 from histill.core.storage import lock, new_folder, remove, sweep, write_bytes, write_json
+from histill.data.augment import Augmentation
+from histill.data.tiles import Masks, Tiles
 from histill.engine.checkpoint import load_weights, read_state, weight_bytes, write_state
 from histill.engine.loop import train_stage
+from histill.engine.optim import Schedule
 from histill.engine.stage import Stage
 
 RECORD = "record.json"
 STATE = "state.pt"
 WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"
+LIBRARIES = (
+    "histill",
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation-models-pytorch",
+    "opencv-python-headless",
+    "Pillow",
+)
+"""Their versions are part of a run's settings: each of them decides about pixels."""
 
 
 class Machine(Strict):
@@ -50,6 +64,10 @@ def build_fabric(machine: Machine) -> Fabric:
     accelerator = machine.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise HistillError(
+            "there is no GPU that torch can use", code=Exit.USAGE, subject="accelerator", mend="Set it to auto or cpu"
+        )
     if machine.threads:
         torch.set_num_threads(machine.threads)
     precision: Literal["bf16-mixed", "32-true"] = "32-true"
@@ -58,6 +76,17 @@ def build_fabric(machine: Machine) -> Fabric:
     # Fabric announces its precision on standard error; ours is in the run's record.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     return Fabric(accelerator=accelerator, devices=1, precision=precision)
+
+
+def computes(fabric: Fabric) -> dict[str, str | int]:
+    """What the last bits of a result depend on besides settings and inputs: device, precision, threads, versions."""
+    return {
+        "accelerator": fabric.device.type,
+        "precision": fabric._precision.precision,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        **{name: version(name) for name in LIBRARIES},
+    }
 
 
 def _has_bf16(accelerator: str) -> bool:
@@ -121,6 +150,14 @@ class Run:
         remove(folder / STATE)
         self._sources[stage.name] = _result_hash(folder)
 
+    def learn_from(
+        self, table: Manifest, schedule: Schedule, augmentation: Augmentation, masks: Masks | None = None
+    ) -> Tiles:
+        """A table as a stage learns from it: shuffled, augmented, in the schedule's batches."""
+        return Tiles(
+            table, schedule.batch_size, masks=masks, augmentation=augmentation, shuffle=True, workers=self.workers
+        )
+
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """Make a folder once: `make` fills a temporary one through `storage.write_inside`. Returns the final one."""
         folder = self.folder / name
@@ -181,15 +218,7 @@ def open_run(
             process works in it.
     """
     fabric = build_fabric(machine)
-    computes = {
-        "accelerator": fabric.device.type,
-        "precision": fabric._precision.precision,
-        "threads": torch.get_num_threads(),
-        "torch": version("torch"),
-        "histill": version("histill"),
-        "machine": platform.machine(),
-    }
-    whole = {**settings, "computes": computes}
+    whole = {**settings, "computes": computes(fabric)}
     with lock(folder):
         sweep(folder)
         _check_same(folder / "run.json", whole)

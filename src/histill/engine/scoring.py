@@ -2,65 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from histill.core.errors import Exit, HistillError
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
-from histill.core.masks import LabelMap, read_indexed
-from histill.core.record import OK, QUARANTINED, faults, read_record
-from histill.core.storage import safe_name
+from histill.core.masks import LabelMap
 from histill.data.images import MaskCache
-from histill.engine.apply import INDEX
+from histill.data.predicted import Predictions
 from histill.metrics.summary import ImageScore, score_image
 from histill.pseudo.masks import MaskFolder
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A folder of predictions.
-
-    Attributes:
-        folder: where.
-        method: that made them.
-        classes: names, in the order of the masks' indices.
-        warnings: what every report about them repeats.
-    """
-
-    folder: Path
-    method: str
-    classes: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-    def mask_of(self, sample: Sample) -> LabelMap | None:
-        """The predicted label map, uint8 [h, w]; None for a sample that was quarantined.
-
-        Raises:
-            HistillError: input (4) if the sample was not predicted, or its file is not what was written.
-        """
-        record = read_record(self.folder / "records" / f"{safe_name(sample.id)}.json")
-        if record is not None and record.status == QUARANTINED:
-            return None
-        wrong = faults(record, self.folder) if record and record.status == OK else ["was not predicted"]
-        if record is None or wrong:
-            raise HistillError(
-                "; ".join(wrong),
-                code=Exit.INPUT,
-                subject=f"{self.folder}: {sample.id}",
-                mend="Run 'histill predict' again: it does what is missing",
-            )
-        return read_indexed(self.folder / f"masks/{safe_name(sample.id)}.png")
-
-    def holds(self, sample: Sample) -> bool:
-        """Whether the sample was asked for when these predictions were made."""
-        return (self.folder / "records" / f"{safe_name(sample.id)}.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -76,24 +32,6 @@ class Scored:
     scores: list[ImageScore]
     quarantined: int
     covered: float
-
-
-def open_predictions(folder: Path) -> Predictions:
-    """Open a folder that `apply` wrote.
-
-    Raises:
-        HistillError: input (4) if it is none.
-    """
-    try:
-        index = json.loads((folder / INDEX).read_bytes())
-        return Predictions(folder, index["method"], tuple(index["classes"]), tuple(index["warnings"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HistillError(
-            "holds no predictions",
-            code=Exit.INPUT,
-            subject=str(folder),
-            mend="Give the folder that 'histill predict --to' wrote",
-        ) from error
 
 
 def score_predictions(predictions: Predictions, table: Manifest, progress: Progress | None = None) -> Scored:
@@ -146,7 +84,7 @@ def rows_of(predictions: Iterable[Predictions], table: Manifest) -> Manifest:
         HistillError: usage (2) if there are none.
     """
     folders = list(predictions)
-    chosen = table.choose(lambda sample: all(folder.holds(sample) for folder in folders))
+    chosen = table.choose(lambda sample: all(folder.record_of(sample) for folder in folders))
     if not chosen.samples:
         raise HistillError(
             "none of the table's rows was predicted",

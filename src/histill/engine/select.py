@@ -10,7 +10,7 @@ import torch
 
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest
-from histill.data.tiles import TileBatch, Tiles, true_masks
+from histill.data.tiles import TileBatch, Tiles, TrueMasks
 from histill.engine.method import Method
 from histill.engine.run import Run
 from histill.losses.classification import pooled_mask_loss
@@ -24,14 +24,25 @@ def selection(method: Method, val: Manifest | None, select: Select, run: Run) ->
     """The score of a method's segmenter on validation images, the greater the better; None to keep the last epoch."""
     if select == "last" or val is None:
         return None
+    by_masks = selected_by(val, select) == "masks"
     with_masks = val.choose(lambda sample: sample.mask is not None)
-    by_masks = bool(with_masks.samples) and select != "labels"
-    if select == "masks" and not by_masks:
+    if by_masks and not with_masks.samples:
         val.require("mask")
+    if not by_masks:
+        val.require("labels")
     chosen = with_masks if by_masks else val
-    tiles = Tiles(chosen, 8, masks=true_masks(chosen) if by_masks else None)
+    tiles = Tiles(chosen, 8, masks=TrueMasks(chosen.card) if by_masks else None)
     run.journal.say("selecting", by="masks" if by_masks else "labels", images=len(chosen.samples))
     return (lambda: _by_masks(method, tiles, run)) if by_masks else (lambda: _by_labels(method, tiles, run))
+
+
+def selected_by(val: Manifest | None, select: Select) -> Literal["masks", "labels", "last"]:
+    """What a setting comes to on a validation table."""
+    if select == "last" or val is None:
+        return "last"
+    if select == "auto":
+        return "masks" if any(sample.mask is not None for sample in val.samples) else "labels"
+    return select
 
 
 @torch.no_grad()

@@ -11,15 +11,18 @@ from typing import Any
 
 import torch
 
+from histill.core.card import DatasetCard
 from histill.core.config import Strict, resolve
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.manifest import Manifest, Sample
 from histill.core.record import faults, fingerprint, read_record
 from histill.core.seeds import derive
 from histill.core.storage import file_hash, write_inside
 from histill.engine.checkpoint import load_weights, weight_bytes
 from histill.engine.method import Method
 from histill.engine.run import RECORD, Machine, open_run
+from histill.engine.select import selected_by
+from histill.nets.weights import is_file
 
 MODEL = "model"
 WEIGHTS = "model.safetensors"
@@ -37,12 +40,14 @@ class Trained:
         method: ready to predict.
         digest: of its weights and settings: what is predicted with it names it.
         card: what its classes are.
+        about: seed, and what chose the epoch: what a report says of it.
         warnings: what every report about it repeats.
     """
 
     method: Method
     digest: str
     card: DatasetCard
+    about: dict[str, Any]
     warnings: tuple[str, ...]
 
 
@@ -80,6 +85,7 @@ def train(
         "seed": seed,
         "table": table.digest,
         "val": val.digest if val else None,
+        "start weights": _weight_files(config.model_dump(mode="json")),
         "files": _content([*learn.samples, *(choose.samples if choose else ())]),
     }
     with open_run(
@@ -98,8 +104,9 @@ def train(
         method.to(run.fabric.device).to(memory_format=LAYOUT)
         method.fit(learn, choose, run)
         method.eval()
-        describe = _model_card(method, table, learn, choose, seed)
-        model = run.once(MODEL, lambda to: _write_model(to, method, config, table, describe))
+        about = {"seed": seed, "epoch chosen by": selected_by(choose, getattr(config, "select", "last"))}
+        describe = _model_card(method, table, learn, choose, about)
+        model = run.once(MODEL, lambda to: _write_model(to, method, config, table, about, describe))
         run.journal.say("done", model=MODEL)
     return model
 
@@ -128,18 +135,18 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise HistillError(f"the model's {CONFIG} is damaged ({error})", code=Exit.INPUT, subject=str(folder)) from None
+    _check_record(folder)
     kind = find(name)
     method = kind(resolve(kind.Config, (str(folder / CONFIG), values)), card.as_classes())
-    _check_record(folder)
     load_weights(method.to(memory_format=LAYOUT), folder / WEIGHTS)
     method.eval()
     digest = fingerprint([file_hash(folder / WEIGHTS), description])
-    return Trained(method, digest, card, tuple(description["warnings"]))
+    return Trained(method, digest, card, description["about"], tuple(description["warnings"]))
 
 
 def _check_record(folder: Path) -> None:
     record = read_record(folder / RECORD)
-    wrong = faults(record, folder) if record else []
+    wrong = faults(record, folder) if record else ["its record is missing"]
     if wrong:
         raise HistillError(
             "; ".join(wrong), code=Exit.INPUT, subject=str(folder), mend="Run 'histill train' again: it is made anew"
@@ -155,17 +162,36 @@ def _split(
             "no row is of split train", code=Exit.USAGE, subject=str(table.path), mend="Mark the rows to learn from"
         )
     # Whatever table it comes from, a test row never chooses an epoch.
-    choose: Manifest | None = (
-        table.of_split("val") if val is None else val.choose(lambda sample: sample.split != "test")
-    )
-    if val is not None and val.classes != table.classes:
+    choose = table.of_split("val") if val is None else val.choose(lambda sample: sample.split != "test")
+    if val is not None and val.classes.names != table.classes.names:
         raise HistillError("its classes are not those of the training table", code=Exit.USAGE, subject=str(val.path))
-    if choose is None or not choose.samples:
-        learn, choose = learn.split_off(VALIDATION_SHARE, seed) if cut else (learn, None)
+    if val is not None:
+        _check_apart(learn, choose, table.card)
+    chosen: Manifest | None = choose
+    if not choose.samples:
+        learn, chosen = learn.split_off(VALIDATION_SHARE, seed) if cut else (learn, None)
     if kind.card.needs == "image labels":
         # The fence: a weakly supervised method cannot learn from a mask that it is never given.
         learn = learn.without_truth()
-    return learn, choose
+    return learn, chosen
+
+
+def _check_apart(learn: Manifest, choose: Manifest, card: DatasetCard) -> None:
+    if not choose.samples:
+        raise HistillError(
+            "every row is of split test, and a test row never chooses an epoch",
+            code=Exit.USAGE,
+            subject=str(choose.path),
+            mend="Give a table with validation rows",
+        )
+    shared = sorted({s.patient for s in learn.samples} & {s.patient for s in choose.samples})
+    if shared and card.split_source != "official":
+        raise HistillError(
+            f"{len(shared)} patients are also learnt from: {', '.join(shared[:5])}",
+            code=Exit.USAGE,
+            subject=str(choose.path),
+            mend="Take them out of one of the two tables",
+        )
 
 
 def _content(samples: list[Sample]) -> str:
@@ -174,13 +200,27 @@ def _content(samples: list[Sample]) -> str:
     return fingerprint([file_hash(file) for file in files])
 
 
-def _write_model(folder: Path, method: Method, config: Strict, table: Manifest, describe: str) -> None:
+def _weight_files(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    # A path is not what was loaded from it.
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found |= _weight_files(value, f"{prefix}{name}.")
+        elif name == "weights" and is_file(value) and Path(value).is_file():
+            found[f"{prefix}{name}"] = file_hash(Path(value))
+    return found
+
+
+def _write_model(
+    folder: Path, method: Method, config: Strict, table: Manifest, about: dict[str, Any], describe: str
+) -> None:
     description = {
         "histill": version("histill"),
         "method": method.card.name,
         "task": method.card.task,
         "config": config.model_dump(mode="json"),
         "data": table.card.model_dump(mode="json"),
+        "about": about,
         "warnings": list(table.warnings),
     }
     write_inside(folder, WEIGHTS, weight_bytes(method))
@@ -188,7 +228,9 @@ def _write_model(folder: Path, method: Method, config: Strict, table: Manifest, 
     write_inside(folder, "README.md", describe.encode())
 
 
-def _model_card(method: Method, table: Manifest, learn: Manifest, choose: Manifest | None, seed: int) -> str:
+def _model_card(
+    method: Method, table: Manifest, learn: Manifest, choose: Manifest | None, about: dict[str, Any]
+) -> str:
     card, data = method.card, table.card
     mpps = sorted({sample.mpp for sample in learn.samples if sample.mpp is not None})
     lines = [
@@ -200,7 +242,8 @@ def _model_card(method: Method, table: Manifest, learn: Manifest, choose: Manife
         "## Data",
         f"- Learnt from {len(learn.samples)} images of {len({s.patient for s in learn.samples})} patients, "
         f"with {card.needs}.",
-        f"- Epochs chosen on {len(choose.samples)} images of {len({s.patient for s in choose.samples})} patients."
+        f"- Epochs chosen by {about['epoch chosen by']}, on {len(choose.samples)} images of "
+        f"{len({s.patient for s in choose.samples})} patients."
         if choose
         else "- The last epoch was kept.",
         f"- Classes: {', '.join(data.classes)}.",
@@ -211,7 +254,8 @@ def _model_card(method: Method, table: Manifest, learn: Manifest, choose: Manife
         "",
         "## Use",
         "For research. Not a medical device; not validated for diagnosis.",
-        f"Seed {seed}; settings in config.json. Figures: `histill predict` and `histill evaluate` on test images.",
+        f"Seed {about['seed']}; settings in config.json.",
+        "Figures: `histill predict` and `histill evaluate` on test images.",
         "",
     ]
     return "\n".join(lines)

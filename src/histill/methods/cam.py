@@ -13,11 +13,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from histill.core.config import Strict
+from histill.core.config import Share, Strict
 from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
-from histill.data.tiles import TileBatch, Tiles
+from histill.data.tiles import TileBatch
 from histill.engine.method import Card, Method
 from histill.engine.optim import Schedule
 from histill.engine.pseudo_masks import write_pseudo_masks
@@ -50,7 +50,7 @@ class Config(Strict):
     """how it learns"""
     classify_augmentation: Augmentation = Augmentation()
     """its changes to images"""
-    background_threshold: float = 0.25
+    background_threshold: Share = 0.25
     """where the data set has a background: no class above this share of its maximum is background"""
     segmenter: SegmenterSettings = SegmenterSettings()
     """the network that is kept"""
@@ -85,33 +85,21 @@ class Cam(Method):
                 "classify",
                 learns=self.classifier,
                 trunk=self.classifier.encoder,
-                batches=Tiles(
-                    train,
-                    config.classify.batch_size,
-                    augmentation=config.classify_augmentation,
-                    shuffle=True,
-                    workers=run.workers,
-                ),
+                batches=run.learn_from(train, config.classify, config.classify_augmentation),
                 loss=self.classification_loss,
                 schedule=config.classify,
                 start=lambda: self.classifier.start(config.classifier),
             )
         )
-        folder = run.once("pseudo-masks", lambda folder: self.make_pseudo_masks(train, folder, run))
+        folder = run.once("pseudo-masks", lambda making: self.make_pseudo_masks(train, making, run))
+        masks = MaskFolder(folder, [MAP])
 
         run.train(
             Stage(
                 "segment",
                 learns=self.segmenter,
                 trunk=self.segmenter.encoder,
-                batches=Tiles(
-                    train,
-                    config.segment.batch_size,
-                    masks=MaskFolder(folder, [MAP]).read,
-                    augmentation=config.segment_augmentation,
-                    shuffle=True,
-                    workers=run.workers,
-                ),
+                batches=run.learn_from(train, config.segment, config.segment_augmentation, masks.read),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
                 start=lambda: self.segmenter.start(config.segmenter.weights, self.classifier.encoder),

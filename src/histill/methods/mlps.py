@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from histill.core.config import Strict
+from histill.core.config import Share, Strict
 from histill.core.errors import Exit, HistillError
 from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
-from histill.data.tiles import TileBatch, Tiles
+from histill.data.tiles import TileBatch
 from histill.engine.method import Card, Method
 from histill.engine.optim import Schedule
 from histill.engine.pseudo_masks import write_pseudo_masks
@@ -37,7 +38,7 @@ from histill.losses.classification import multilabel_soft_margin
 from histill.losses.segmentation import cross_entropy
 from histill.nets.classifier import ClassifierSettings, build_classifier
 from histill.nets.segmenters import SegmenterSettings, build_segmenter
-from histill.pseudo.cam import grad_cam, min_max, over_maximum, upsample
+from histill.pseudo.cam import class_activation, grad_cam, min_max, over_maximum, upsample
 from histill.pseudo.masks import MaskFolder, check_informative
 
 CARD = Card(
@@ -64,11 +65,11 @@ class Config(Strict):
     """stage 1's network"""
     attention: bool = True
     """progressive dropout attention; off for the ablation"""
-    attention_warmup: int = 3
+    attention_warmup: NonNegativeInt = 3
     """epochs before attention begins"""
-    drop_decay: float = 0.985
+    drop_decay: Share = 0.985
     """sigma: the dropout threshold shrinks by this factor each epoch"""
-    drop_floor: float = 0.65
+    drop_floor: Share = 0.65
     """the dropout threshold's least value, as a share of each map's maximum"""
     normalise_attention: bool = False
     """divide the attention by its mean; the paper does not, and its training and inference logits then differ"""
@@ -79,21 +80,21 @@ class Config(Strict):
     map_scale: Literal["together", "each"] = "together"
     """how an image's maps come to 0..1: by one minimum and maximum over all classes, as in the released code, or each
     class's positive part by its own maximum, which is ours: a rare class is not drowned by a frequent one"""
-    background_threshold: float = 0.25
+    background_threshold: Share = 0.25
     """where the data set has a background: no class above this, on a scale of 0 to 1, is background"""
     segmenter: SegmenterSettings = SegmenterSettings()
     """stage 2's network"""
-    tap_weights: tuple[float, ...] = (0.2, 0.2, 0.6)
+    tap_weights: tuple[NonNegativeFloat, ...] = (0.2, 0.2, 0.6)
     """weight of each tap's pseudo-mask, shallow to deep; the number of taps follows"""
-    segment: Schedule = Schedule(epochs=20)
-    """stage 2's schedule"""
+    segment: Schedule = Schedule(epochs=20, warmup=0.05)
+    """stage 2's schedule; the short warm-up is ours, against the collapse that users of the released code saw"""
     segment_augmentation: Augmentation = Augmentation(blur=0.5)
     """stage 2's changes to images"""
     select: Select = "auto"
     """what chooses stage 2's epoch: masks, labels, last, or auto: masks where validation has any, else labels"""
-    gate: float = 0.1
+    gate: Share = 0.1
     """a class whose stage-1 probability is below this is switched off; 0 for no gate"""
-    patch_size: int = 224
+    patch_size: PositiveInt = 224
     """side of the training patches in px: the window through which the gate looks"""
 
 
@@ -123,26 +124,21 @@ class Mlps(Method):
         config = self.config
         train.require("labels")
         check_informative(train)
+        self.check_settings(train, run)
 
         run.train(
             Stage(
                 "classify",
                 learns=self.classifier,
                 trunk=self.classifier.encoder,
-                batches=Tiles(
-                    train,
-                    config.classify.batch_size,
-                    augmentation=config.classify_augmentation,
-                    shuffle=True,
-                    workers=run.workers,
-                ),
+                batches=run.learn_from(train, config.classify, config.classify_augmentation),
                 loss=self.classification_loss,
                 schedule=config.classify,
                 start=lambda: self.classifier.start(config.classifier),
                 before_epoch=self.attention.begin_epoch,
             )
         )
-        folder = run.once("pseudo-masks", lambda folder: self.make_pseudo_masks(train, folder, run))
+        folder = run.once("pseudo-masks", lambda making: self.make_pseudo_masks(train, making, run))
         masks = MaskFolder(folder, self.taps)
 
         run.train(
@@ -150,20 +146,28 @@ class Mlps(Method):
                 "segment",
                 learns=self.segmenter,
                 trunk=self.segmenter.encoder,
-                batches=Tiles(
-                    train,
-                    config.segment.batch_size,
-                    masks=masks.read,
-                    augmentation=config.segment_augmentation,
-                    shuffle=True,
-                    workers=run.workers,
-                ),
+                batches=run.learn_from(train, config.segment, config.segment_augmentation, masks.read),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
                 start=lambda: self.segmenter.start(config.segmenter.weights, self.classifier.encoder),
                 select=selection(self, val, config.select, run),
             )
         )
+
+    def check_settings(self, train: Manifest, run: Run) -> None:
+        """Refuse settings under which attention never begins; say where the gate's window is not the patches' size."""
+        config = self.config
+        if config.attention and config.attention_warmup >= config.classify.epochs:
+            raise HistillError(
+                f"attention would begin after {config.attention_warmup} epochs of {config.classify.epochs}: never",
+                code=Exit.USAGE,
+                subject="attention_warmup",
+                mend="Lower it, raise classify.epochs, or set attention to false",
+            )
+        sides = {max(sample.crop.w, sample.crop.h) for sample in train.samples if sample.crop}
+        if sides and sides != {config.patch_size}:
+            found = f"{min(sides)} to {max(sides)}"
+            run.journal.say("note", text=f"patch_size is {config.patch_size} px, the training crops' sides are {found}")
 
     def classification_loss(self, batch: TileBatch) -> Losses:
         """Multi-label soft margin of the classifier's logits, its last map under attention."""
@@ -188,13 +192,13 @@ class Mlps(Method):
         h, w = batch.images.shape[-2:]
         with torch.enable_grad():
             # Nothing learns here, but Grad-CAM wants gradients even where a frozen trunk has none.
-            maps = self.classifier.encoder(batch.images.requires_grad_())
+            maps = self.classifier.encoder(batch.images.detach().requires_grad_())
             cams = grad_cam(self.classifier.classify(maps[-1]), maps[-len(self.taps) :])
         grown = [upsample(cam.float(), h, w) for cam in cams]  # [b, k, h, w] each
         return [min_max(cam) if self.config.map_scale == "together" else over_maximum(F.relu(cam)) for cam in grown]
 
     def segmentation_loss(self, batch: TileBatch) -> Losses:
-        """L = 0.6 CE(p, y_bn7) + 0.2 CE(p, y_b5_2) + 0.2 CE(p, y_b4_5), ignored pixels left out."""
+        """L = 0.2 CE(p, y_b4_5) + 0.2 CE(p, y_b5_2) + 0.6 CE(p, y_bn7), ignored pixels left out."""
         logits = self.segmenter(batch.images)  # [b, k, h, w]
         return {
             tap: weight * cross_entropy(logits, batch.masks[:, i])
@@ -265,7 +269,7 @@ class ProgressiveDropoutAttention(nn.Module):
         """The last map m [b, n, h, w] and the head's weight w [k, n, 1, 1] -> A * m [b, n, h, w]."""
         if self.threshold is None:
             return features
-        maps = F.relu(F.conv2d(features, weight))  # [b, k, h, w]
+        maps = class_activation(features, weight)  # [b, k, h, w]
         kept = maps * (maps <= self.threshold * maps.amax(dim=(2, 3), keepdim=True))
         attention = kept.mean(dim=1, keepdim=True)  # [b, 1, h, w]
         if self.config.normalise_attention:

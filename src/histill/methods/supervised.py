@@ -13,7 +13,7 @@ from histill.core.config import Strict
 from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
-from histill.data.tiles import TileBatch, Tiles, true_masks
+from histill.data.tiles import TileBatch, TrueMasks
 from histill.engine.method import Card, Method
 from histill.engine.optim import Schedule
 from histill.engine.run import Run
@@ -64,14 +64,7 @@ class Supervised(Method):
                 "segment",
                 learns=self.segmenter,
                 trunk=self.segmenter.encoder,
-                batches=Tiles(
-                    train,
-                    config.segment.batch_size,
-                    masks=true_masks(train),
-                    augmentation=config.segment_augmentation,
-                    shuffle=True,
-                    workers=run.workers,
-                ),
+                batches=run.learn_from(train, config.segment, config.segment_augmentation, TrueMasks(train.card)),
                 loss=self.segmentation_loss,
                 schedule=config.segment,
                 start=lambda: self.segmenter.start(config.segmenter.weights),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from histill.core.config import Strict
+from histill.core.config import Share, Strict
 from histill.nets.encoders import Encoder, OutputStride, build_encoder
 
 
@@ -49,7 +49,7 @@ class ClassifierSettings(Strict):
     """the encoder's maps that are looked at, shallow to deep; left out, its last three"""
     output_stride: OutputStride = 8
     """pixels of the image for one of the last map"""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """share of the last map's channels that are dropped in training"""
     frozen_through: str = ""
     """with loaded weights: the tap up to which nothing learns"""

@@ -28,7 +28,7 @@ class Segmenter(nn.Module):
         self.head = nn.Conv2d(channels, classes, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images float [b, 3, h, w], sides multiples of 32 -> logits float32 [b, k, h, w]."""
+        """Images float [b, 3, h, w], sides multiples of 16 -> logits float32 [b, k, h, w]."""
         maps = pyramid(images, self.encoder)
         logits = self.head(self.decoder(maps))  # [b, k, h / s, w / s]
         return _resized(logits.float(), *images.shape[-2:])  # [b, k, h, w]

@@ -41,6 +41,10 @@ def pseudo_mask(
         it stands alone, and for background the threshold's distance, as a share of the threshold.
     """
     present = labels > 0
+    if background is not None and present[background] and present.sum() == 1:
+        # The label says that there is nothing but background.
+        shape = maps.shape[1:]
+        return PseudoMask(np.full(shape, background, np.uint8), np.ones(shape, np.float32), dict(provenance or {}))
     if background is not None:
         present[background] = False
     if not present.any():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histill.core.manifest import DatasetCard, Sample
+from histill.core.card import DatasetCard
+from histill.core.manifest import Sample
 from histill.data.sources.published import Imported, PublishedFolder, Row, crop_id
 
 MPP = 0.62005

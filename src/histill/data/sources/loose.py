@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import DatasetCard, Manifest, Sample
+from histill.core.manifest import Manifest, Sample
 from histill.core.record import fingerprint
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")

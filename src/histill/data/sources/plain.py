@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from histill.core.card import DatasetCard
 from histill.core.cells import read_cells
 from histill.core.config import resolve
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import (
     COLUMN_OF,
     LABEL_SEPARATOR,
-    DatasetCard,
     parse_rows,
     patients_in_two_splits,
     plausible_mpp,
@@ -53,6 +53,13 @@ def read(
     notes = []
     if not classes:
         classes = _classes_in(ours, rows)
+        if not classes:
+            raise HistillError(
+                "no label names a class",
+                code=Exit.USAGE,
+                subject=str(table),
+                mend="Fill in the column 'labels', or name the classes with --classes",
+            )
         notes.append(f"No classes were given; the labels name {', '.join(classes) or 'none'}, in this order")
     given = {"classes": list(classes), "background": background, "mask_values": dict(mask_values or {})}
     card = resolve(DatasetCard, ("classes and mask values", given))
@@ -78,4 +85,12 @@ def _classes_in(ours: Sequence[str | None], rows: Sequence[tuple[int, Sequence[s
         return ()
     column = ours.index("labels")
     labels = {part.strip() for _, cells in rows for part in cells[column].split(LABEL_SEPARATOR)}
+    for label in sorted(labels):
+        if ";" in label or "," in label:
+            raise HistillError(
+                f"the label '{label}' looks like several",
+                code=Exit.USAGE,
+                subject="labels",
+                mend=f"Separate labels by '{LABEL_SEPARATOR}', or name the classes with --classes",
+            )
     return tuple(sorted(labels - {""}))

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from histill.core.card import DatasetCard
 from histill.core.cells import read_cells
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
-from histill.core.manifest import LABEL_SEPARATOR, DatasetCard, Sample, table_error
+from histill.core.manifest import LABEL_SEPARATOR, Sample, table_error
 from histill.data.images import image_size
 
 IMAGE_TABLE, CROP_TABLE = "manifest.csv", "crops_train.csv"
@@ -155,7 +156,7 @@ class PublishedFolder:
                 self.fault(row, f"{column} {row[column]} is {width} x {height}, not {row['width']} x {row['height']}")
 
     def _check_count(self) -> None:
-        lying = {file.relative_to(self.folder).as_posix() for file in (self.folder / "images").rglob("*.*")}
+        lying = {file.relative_to(self.folder).as_posix() for file in (self.folder / "images").rglob("[!.]*.*")}
         for path in sorted(lying - set(self.images)):
             self.faults.append(f"{IMAGE_TABLE}: {path} is on disk, but in no row")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histill.core.manifest import DatasetCard, Sample
+from histill.core.card import DatasetCard
+from histill.core.manifest import Sample
 from histill.data.sources.published import Imported, PublishedFolder, crop_id
 
 CARD = DatasetCard(

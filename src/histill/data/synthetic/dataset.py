@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from histill.core.manifest import DatasetCard, Sample, write_manifest
+from histill.core.card import DatasetCard
+from histill.core.manifest import Sample, write_manifest
 from histill.core.masks import label_png, rgb_png
 from histill.core.storage import new_folder, write_inside
 from histill.data.synthetic.patches import present, synthetic_patches

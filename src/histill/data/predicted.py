@@ -1,0 +1,108 @@
+"""A folder of predictions, as `engine.apply` writes it and scoring reads it: masks, a record for each, an index."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histill.core.errors import Exit, HistillError
+from histill.core.manifest import Sample
+from histill.core.masks import LabelMap, read_indexed
+from histill.core.record import QUARANTINED, Record, faults, fingerprint, read_record
+from histill.core.storage import file_hash, safe_name, write_json
+
+INDEX = "predictions.json"
+TABLE = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A folder of predictions.
+
+    Attributes:
+        folder: where.
+        method: that made them.
+        model: digest of the model.
+        settings: hash of all that its masks depend on besides the images; a record of other settings does not count.
+        classes: names, in the order of the masks' indices.
+        about: what a report about them says: seed, and what chose the epoch.
+        warnings: what every report about them repeats.
+    """
+
+    folder: Path
+    method: str
+    model: str
+    settings: str
+    classes: tuple[str, ...]
+    about: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def write(self) -> None:
+        """Write the index."""
+        index = {name: value for name, value in vars(self).items() if name != "folder"}
+        write_json(self.folder / INDEX, {**index, "classes": list(self.classes), "warnings": list(self.warnings)})
+
+    def record_path(self, sample: Sample) -> Path:
+        """Where a sample's record stands."""
+        return self.folder / "records" / f"{safe_name(sample.id)}.json"
+
+    def record_of(self, sample: Sample) -> Record | None:
+        """A sample's record; None if there is none of these settings."""
+        record = read_record(self.record_path(sample))
+        return record if record is not None and record.settings == self.settings else None
+
+    def mask_of(self, sample: Sample) -> LabelMap | None:
+        """The predicted label map, uint8 [h, w]; None for a sample that was quarantined.
+
+        Raises:
+            HistillError: input (4) if the sample was not predicted by this model, its image is no longer the one that
+                was predicted, or its mask is not what was written.
+        """
+        record = self.record_of(sample)
+        if record is None:
+            wrong = ["was not predicted by this model"]
+        elif record.source != source_of(sample):
+            wrong = ["the image is another than the one that was predicted"]
+        elif record.status == QUARANTINED:
+            return None
+        else:
+            wrong = faults(record, self.folder)
+        if wrong:
+            raise HistillError(
+                "; ".join(wrong),
+                code=Exit.INPUT,
+                subject=f"{self.folder}: {sample.id}",
+                mend="Run 'histill predict' again: it does what is missing",
+            )
+        return read_indexed(self.folder / f"masks/{safe_name(sample.id)}.png")
+
+
+def open_predictions(folder: Path) -> Predictions:
+    """Open a folder that `apply` wrote.
+
+    Raises:
+        HistillError: input (4) if it is none.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        index |= {"classes": tuple(index["classes"]), "warnings": tuple(index["warnings"])}
+        return Predictions(folder, **index)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HistillError(
+            "holds no predictions",
+            code=Exit.INPUT,
+            subject=str(folder),
+            mend="Give the folder that 'histill predict --to' wrote",
+        ) from error
+
+
+def source_of(sample: Sample) -> str:
+    """A hash of what is predicted: the image file's content, and the crop."""
+    crop = sample.crop
+    try:
+        content = file_hash(sample.path)
+    except OSError:
+        content = None
+    return fingerprint([content, [crop.x, crop.y, crop.w, crop.h] if crop else None])
