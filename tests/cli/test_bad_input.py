@@ -120,7 +120,9 @@ def test_an_image_that_cannot_be_read_stops_training_before_it_begins(
         path = table.parent / f"{i}.png"
         path.write_bytes(path.read_bytes()[:300] if content is None else content)
     for verb in ("train", "val"):
-        message = fails(4, ["2 files", "line 3 (s1)", "line 8 (s6)", part], *VERBS[verb](made, table, tmp_path / "run"))
+        message = fails(
+            4, ["2 faults", "line 3 (s1)", "line 8 (s6)", part], *VERBS[verb](made, table, tmp_path / "run")
+        )
         assert "take their rows out of the table" in message
     assert not (tmp_path / "run").exists()
 

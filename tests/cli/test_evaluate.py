@@ -18,7 +18,7 @@ Fails = Callable[..., str]
 
 
 def begin(predictions: Path, table: Path, to: Path, *more: object) -> list[object]:
-    return ["evaluate", predictions, table, "--to", to, *more]
+    return ["evaluate", predictions, table, "--to", to, "--split", "all", *more]
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -269,3 +269,37 @@ def test_a_place_that_cannot_be_written(
     fails(7, "a file stands", *begin(made / "predicted", made / "table/data.csv", tmp_path / "file"))
     monkeypatch.setattr(Path, "mkdir", failing_from(1, Path.mkdir, errno.EROFS))
     fails(7, "read-only", *begin(made / "predicted", made / "table/data.csv", tmp_path / "report"))
+
+
+def test_test_rows_are_scored_where_there_are_any_and_training_rows_are_told(
+    histill: Histill, made: Path, tmp_path: Path
+) -> None:
+    table = made / "table" / "data.csv"
+    call = ["evaluate", made / "predicted", table, "--to", tmp_path / "auto"]
+    assert "6 images (test)" in histill(*call).out
+    assert "training images" not in (tmp_path / "auto" / "report.md").read_text()
+    histill("evaluate", made / "predicted", table, "--to", tmp_path / "all", "--split", "all")
+    assert "6 of the 14 images scored are training images" in (tmp_path / "all" / "report.md").read_text()
+    settings = json.loads((tmp_path / "auto" / "report.json").read_text())["settings"]
+    assert settings["split"] == "test"
+    assert settings["epoch chosen by"] == "masks"
+
+
+def test_masks_of_another_model_in_the_same_folder_are_not_scored(
+    histill: Histill, fails: Fails, made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "predicted", tmp_path / "out")
+    index = tmp_path / "out" / "predictions.json"
+    index.write_text(index.read_text().replace('"settings": "', '"settings": "0'))
+    fails(2, ["none of the table's rows"], *begin(tmp_path / "out", made / "table/data.csv", tmp_path / "r"))
+
+
+def test_the_course_of_training_is_shown(histill: Histill, made: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    histill(*begin(made / "predicted", made / "table" / "data.csv", report, "--run", made / "run"))
+    assert "score after each" in (report / "report.md").read_text()
+
+
+def test_a_run_that_is_none_is_said(fails: Fails, made: Path, tmp_path: Path) -> None:
+    call = begin(made / "predicted", made / "table" / "data.csv", tmp_path / "report", "--run", tmp_path)
+    fails(4, ["holds no finished stage"], *call)

@@ -84,7 +84,7 @@ def test_bad_files_come_in_one_report(fails: Fails, own: Path, tmp_path: Path) -
     (own.parent / "0.png").write_bytes(b"")
     (own.parent / "9.png").write_bytes((own.parent / "9.png").read_bytes()[:200])
     Image.new("L", (5, 5)).save(own.parent / "3.mask.png")
-    parts = ["3 files", "line 2 (s0)", "line 5 (s3)", "line 11 (s9)", "3.mask.png: the mask is 5 x 5"]
+    parts = ["3 faults", "line 2 (s0)", "line 5 (s3)", "line 11 (s9)", "3.mask.png: the mask is 5 x 5"]
     fails(4, parts, "import", "plain", own, "--to", tmp_path / "data.csv", "--classes", "stroma,gland,fat")
 
 

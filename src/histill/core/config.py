@@ -109,9 +109,8 @@ def parse_value(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise HistillError(
-            f"'{text}' is not a value", code=Exit.USAGE, mend="Quote it, or close its brackets"
-        ) from error
+        mend = "Quote it, or close its brackets"
+        raise HistillError(f"'{text}' is not a value", code=Exit.USAGE, subject=where, mend=mend) from error
 
 
 def to_yaml(value: dict[str, Any]) -> bytes:

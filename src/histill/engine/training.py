@@ -146,7 +146,7 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
 
 def _check_record(folder: Path) -> None:
     record = read_record(folder / RECORD)
-    wrong = faults(record, folder) if record else ["its record is missing"]
+    wrong = faults(record, folder) if record else []
     if wrong:
         raise HistillError(
             "; ".join(wrong), code=Exit.INPUT, subject=str(folder), mend="Run 'histill train' again: it is made anew"
