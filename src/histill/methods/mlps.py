@@ -50,7 +50,7 @@ CARD = Card(
     ours=(
         "any encoder with three named taps in place of the wide ResNet-38",
         "the gate looks through windows of the training patches' size, so images of any size are gated alike",
-        "attention can be normalised, which keeps training and inference logits on one scale (off: it measured worse)",
+        "attention can be normalised, which keeps training and inference logits on one scale (off, as published)",
         "each class's map can be scaled by its own maximum, so that a rare class is not drowned by a frequent one",
         "stage 2's trunk may start from stage 1's, for where no published weights are at hand",
         "a background class, where image labels never name it, is what no class activates on",
