@@ -19,6 +19,7 @@ from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.core.masks import read_indexed
 from histill.core.record import faults, read_record
+from histill.data.predicted import open_predictions
 from histill.data.tiles import TileBatch
 from histill.engine.apply import apply
 from histill.engine.method import Card, Method
@@ -188,3 +189,35 @@ def test_ids_that_are_no_file_names_stay_inside_and_formulas_are_defused(table: 
     assert len(list(folder.glob("masks/*.png"))) == 2
     assert [row["id"] for row in rows(folder)] == ["'=../../x", "A b"]
     assert not (tmp_path / "x.png").exists()
+
+
+def test_none_may_be_bad_if_the_user_says_so(table: Manifest, tmp_path: Path) -> None:
+    spoil(table, 2)
+    with pytest.raises(HistillError, match="1 of 6 images"):
+        apply(trained(), table, tmp_path / "out", machine=MACHINE, most_quarantined=0.0)
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["ok", "ok", "quarantined"]
+
+
+def test_an_image_too_large_for_one_piece_is_put_aside(
+    table: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histill.engine.apply.MOST_PIXELS_AT_ONCE", 32 * 32)
+    done = apply(trained(), table, tmp_path / "out", machine=MACHINE, most_quarantined=1.0)
+    assert sorted(done.quarantined) == ["s1", "s4"]
+    assert "crops" in done.quarantined["s1"]
+
+
+def test_a_mask_counts_only_for_its_model_and_its_image(table: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    apply(trained(), table, folder, machine=MACHINE)
+    one, other = table.samples[0], table.samples[3]
+    assert open_predictions(folder).mask_of(one) is not None
+    apply(trained("another"), replace(table, samples=(other,)), folder, machine=MACHINE)
+    predictions = open_predictions(folder)
+    assert predictions.record_of(other) is not None
+    assert predictions.record_of(one) is None
+    with pytest.raises(HistillError, match="not predicted by this model"):
+        predictions.mask_of(one)
+    other.path.write_bytes(one.path.read_bytes())
+    with pytest.raises(HistillError, match="another than the one"):
+        predictions.mask_of(other)

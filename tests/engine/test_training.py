@@ -210,3 +210,9 @@ def test_masks_that_are_asked_for_and_missing_are_named(table: Manifest) -> None
     with pytest.raises(HistillError, match="line 2"):
         judge(table.without_truth(), "masks")
     assert judge(table, "last") == (None, None)
+
+
+def test_rows_that_name_no_class_cannot_judge_by_labels(table: Manifest) -> None:
+    silent = replace(table, samples=tuple(replace(s, labels=(), mask=None) for s in table.samples))
+    with pytest.raises(HistillError, match="has no label"):
+        selection(Listener(Settings(), Classes(("a", "b"))), silent, "auto", run=None)  # type: ignore[arg-type]
