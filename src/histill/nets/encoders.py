@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,7 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 OutputStride = Literal[8, 16, 32]
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """A trunk with named taps.
 
     Attributes:
@@ -53,9 +54,9 @@ class Encoder(nn.Module):
         """
         return self.maps((images - self.mean) / self.std)
 
+    @abstractmethod
     def maps(self, x: Tensor) -> list[Tensor]:
         """The maps of normalised images."""
-        raise NotImplementedError
 
     def start_from(self, weights: str) -> None:
         """Load start weights: "none", a file, or a name of the hub ("imagenet" is the usual one)."""
@@ -67,21 +68,21 @@ class Encoder(nn.Module):
             self.load_from_hub(weights)
         self.pretrained = True
 
+    @abstractmethod
     def trunk(self) -> nn.Module:
         """The module whose keys a weights file has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fitting(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of a published file that is the trunk's: without the classification head."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_from_hub(self, name: str) -> None:
         """Load published weights by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def module_of(self, tap: str) -> str:
         """The name, inside the trunk, of the module whose output a tap is."""
-        raise NotImplementedError
 
     def freeze(self, *, through: str, norms: bool) -> None:
         """Freeze all up to and including a tap ("" for nothing), and hold every BatchNorm in eval.
