@@ -142,7 +142,7 @@ def test_a_patchs_prediction_does_not_depend_on_its_neighbours(name: str, table:
     nothing = np.zeros((0, 48, 48), np.uint8)
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     with torch.inference_mode():
-        both = method.predict_tiles(collate([Tile("", each, nothing, np.zeros(3, np.float32)) for each in images]))
+        both = method.probabilities(collate([Tile("", each, nothing, np.zeros(3, np.float32)) for each in images]))
     for i, image in enumerate(images):
         np.testing.assert_allclose(both[i].numpy(), method.predict(image).probabilities, atol=1e-4)
 

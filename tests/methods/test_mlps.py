@@ -232,30 +232,47 @@ ABC = Classes(("a", "b", "c"))
 def test_the_gate_switches_off_what_is_hardly_there() -> None:
     logits = torch.arange(12.0).view(1, 3, 2, 2)
     presence = torch.tensor([0.5, 0.09, 0.1]).view(1, 3, 1, 1)
-    found = gate(logits, presence, 0.1, ABC)
-    assert torch.equal(found[:, [0, 2]], logits[:, [0, 2]])
-    assert bool((found[:, 1] == -torch.inf).all())
-    assert bool((found.softmax(1)[:, 1] == 0).all())
+    found = gate(logits.softmax(1), presence, 0.1, ABC)
+    # As the paper has it: a logit of -inf.
+    torch.testing.assert_close(found, logits.masked_fill(presence < 0.1, -torch.inf).softmax(1))
+    assert bool((found[:, 1] == 0).all())
 
 
 def test_with_every_class_off_the_gate_steps_aside_where_that_is_so() -> None:
-    logits = torch.randn(1, 3, 1, 2)
+    probabilities = torch.randn(1, 3, 1, 2).softmax(1)
     presence = torch.tensor([[[[0.01, 0.9]], [[0.02, 0.01]], [[0.03, 0.9]]]])  # [1, 3, 1, 2]
-    found = gate(logits, presence, 0.1, ABC)
-    assert torch.equal(found[..., 0], logits[..., 0])
-    assert found[0, :, 0, 1].isfinite().tolist() == [True, False, True]
+    found = gate(probabilities, presence, 0.1, ABC)
+    torch.testing.assert_close(found[..., 0], probabilities[..., 0])
+    assert (found[0, :, 0, 1] > 0).tolist() == [True, False, True]
 
 
 def test_the_background_always_stays_on() -> None:
-    logits = torch.randn(1, 3, 1, 1)
-    found = gate(logits, torch.full((1, 3, 1, 1), 0.01), 0.1, Classes(ABC.names, background="b"))
-    assert found[0, :, 0, 0].isfinite().tolist() == [False, True, False]
+    found = gate(
+        torch.randn(1, 3, 1, 1).softmax(1), torch.full((1, 3, 1, 1), 0.01), 0.1, Classes(ABC.names, background="b")
+    )
+    assert found[0, :, 0, 0].tolist() == [0, 1, 0]
+
+
+def test_classes_left_on_without_any_probability_share_it() -> None:
+    probabilities = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    found = gate(probabilities, torch.tensor([0.0, 0.5, 0.5]).view(1, 3, 1, 1), 0.1, ABC)
+    assert found[0, :, 0, 0].tolist() == [0, 0.5, 0.5]
 
 
 def test_a_gate_of_0_is_no_gate() -> None:
     method, batch = mlps(gate=0.0).eval(), a_batch()
     with torch.no_grad():
-        torch.testing.assert_close(method.predict_tiles(batch), method.segmenter(batch.images).softmax(1))
+        torch.testing.assert_close(method.probabilities(batch), method.segmenter(batch.images).softmax(1))
+
+
+def test_the_gate_decides_on_the_blended_map() -> None:
+    method, batch = mlps(patch_size=48).eval(), a_batch()
+    with torch.no_grad():
+        maps = method.predict_tiles(batch)
+    assert maps.shape[1] == 6
+    blended = maps.mean(dim=0, keepdim=True)
+    expected = gate(blended[:, :3], blended[:, 3:], 0.1, method.classes)
+    torch.testing.assert_close(method.finish(blended), expected)
 
 
 def test_prediction_is_gated() -> None:
@@ -264,7 +281,7 @@ def test_prediction_is_gated() -> None:
         chances = method.classifier(batch.images).sigmoid()
         threshold = float(chances.flatten().sort().values[2:4].mean())  # some classes of some images are off
         object.__setattr__(method, "config", config(gate=threshold, patch_size=48))
-        found = method.predict_tiles(batch)
+        found = method.probabilities(batch)
     assert bool((chances < threshold).any())
     off = (chances < threshold) & ~(chances < threshold).all(dim=1, keepdim=True)
     assert torch.equal((found == 0).all(dim=(2, 3)), off)

@@ -61,7 +61,21 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def predict_tiles(self, batch: TileBatch) -> Tensor:
-        """Class probabilities of a batch, float32 [b, k, h, w], summing to 1 over k. Call it without gradients."""
+        """The maps of a batch that a slide blends, float [b, m, h, w]: for most methods the class probabilities.
+
+        Call it without gradients.
+        """
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """Blended maps [b, m, h, w] -> class probabilities float [b, k, h, w], summing to 1 over k.
+
+        What looks beyond a pixel, such as a gate, decides here, on the stitched map.
+        """
+        return maps
+
+    def probabilities(self, batch: TileBatch) -> Tensor:
+        """Class probabilities of a batch, float [b, k, h, w]. Call it without gradients."""
+        return self.finish(self.predict_tiles(batch))
 
     def predict(self, image: NDArray[np.uint8]) -> MaskPrediction:
         """Segment one image uint8 [h, w, 3]."""
@@ -70,5 +84,5 @@ class Method(nn.Module, ABC):
         batch = collate([Tile("", image, nothing, np.zeros(len(self.classes), np.float32))])
         device = next(self.parameters()).device
         with torch.inference_mode():
-            probabilities = self.predict_tiles(batch.to(device))[0, :, :h, :w].float().cpu().numpy()
+            probabilities = self.probabilities(batch.to(device))[0, :, :h, :w].float().cpu().numpy()
         return MaskPrediction(probabilities.argmax(0).astype(np.uint8), probabilities)

@@ -80,4 +80,4 @@ def _by_labels(method: Method, tiles: Tiles, run: Run) -> float:
 def _probabilities(method: Method, batch: TileBatch, run: Run) -> torch.Tensor:
     method.eval()
     with run.fabric.autocast():
-        return method.predict_tiles(batch.to(run.fabric.device)).float()
+        return method.probabilities(batch.to(run.fabric.device)).float()

@@ -206,11 +206,18 @@ class Mlps(Method):
         }
 
     def predict_tiles(self, batch: TileBatch) -> Tensor:
-        """The segmenter's probabilities, classes that the classifier does not see switched off."""
-        logits: Tensor = self.segmenter(batch.images)  # [b, k, h, w]
-        if self.config.gate > 0:
-            logits = gate(logits, self.presence(batch.images), self.config.gate, self.classes)
-        return logits.softmax(dim=1)
+        """The segmenter's probabilities and, for the gate, what the classifier sees: [b, 2 k, h, w]."""
+        probabilities = self.segmenter(batch.images).float().softmax(dim=1)  # [b, k, h, w]
+        if not self.config.gate:
+            return probabilities
+        return torch.cat([probabilities, self.presence(batch.images)], dim=1)  # [b, 2 k, h, w]
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """Switch off the classes that the classifier does not see."""
+        if not self.config.gate:
+            return maps
+        probabilities, presence = maps.chunk(2, dim=1)  # [b, k, h, w] each
+        return gate(probabilities, presence, self.config.gate, self.classes)
 
     def presence(self, images: Tensor) -> Tensor:
         """How likely each class is in the window around each pixel, [b, k, h, w], by stage 1 without attention.
@@ -229,11 +236,13 @@ class Mlps(Method):
         return upsample(F.pad(pooled, edges, mode="replicate").sigmoid(), *images.shape[-2:])
 
 
-def gate(logits: Tensor, presence: Tensor, threshold: float, classes: Classes) -> Tensor:
-    """Switch classes off (logit -inf) where they are hardly present; where all would be off, the gate steps aside.
+def gate(probabilities: Tensor, presence: Tensor, threshold: float, classes: Classes) -> Tensor:
+    """Switch classes off where they are hardly present; where all would be off, the gate steps aside.
+
+    A probability of 0, the others growing to a sum of 1, is what a logit of -inf comes to, and can be blended before.
 
     Args:
-        logits: [b, k, h, w].
+        probabilities: [b, k, h, w].
         presence: probabilities [b, k, h, w], or [b, k, 1, 1] for whole images.
         threshold: the least presence of a class that stays on; a background class always does.
         classes: of the data set.
@@ -242,7 +251,9 @@ def gate(logits: Tensor, presence: Tensor, threshold: float, classes: Classes) -
     if classes.background is not None:
         off = off.index_fill(1, torch.tensor([classes.index(classes.background)], device=off.device), False)
     off = off & ~off.all(dim=1, keepdim=True)
-    return logits.masked_fill(off, -torch.inf)
+    # Where the classes left on have no probability at all in float32, they share it.
+    left = probabilities.clamp(min=torch.finfo(torch.float32).tiny).masked_fill(off, 0)
+    return left / left.sum(dim=1, keepdim=True)
 
 
 class ProgressiveDropoutAttention(nn.Module):
