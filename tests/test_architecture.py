@@ -51,7 +51,7 @@ def test_imports_up_sideways_and_across_the_torch_line_are_seen(tmp_path: Path) 
         "nets/net.py": "import torch",
         "report/indirect.py": "import histill.nets.net",
         "slides/direct.py": "import timm",
-        **{f"{room}/empty.py": "" for room in ("cli", "data", "losses")},
+        **{f"{room}/empty.py": "" for room in ("cli", "data", "losses", "formats")},
     }
     for name, source in house.items():
         path = tmp_path / "src" / "histill" / name

@@ -20,10 +20,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "segment": SCHEDULE,
         "select": "labels",
     }
-    monkeypatch.setattr(demo, "PATCHES", {"train": 24, "val": 6, "test": 8})
+    monkeypatch.setattr(demo, "SLIDES", (3, 448, 384))
+    monkeypatch.setattr(demo, "PATCHES_A_SLIDE", 8)
     monkeypatch.setattr(demo, "SIZE", 64)
     monkeypatch.setattr(demo, "MPP", 2.0)
-    monkeypatch.setattr(demo, "OF_MLPS", {**demo.OF_MLPS, "attention_warmup": 0})
+    monkeypatch.setattr(demo, "OF_MLPS", {**demo.OF_MLPS, "attention_warmup": 0, "drop_decay": 0.9})
     monkeypatch.setattr(demo, "SETTINGS", settings)
 
 
@@ -32,14 +33,14 @@ def test_the_demo_leaves_a_page_and_goes_on(tmp_path: Path, capsys: pytest.Captu
     assert main(["demo", "--to", str(tmp_path / "out")]) == 0
     assert "look at:" in capsys.readouterr().out
     page = (tmp_path / "out" / "index.html").read_text()
-    for word in ("synthetic", "mlps against cam", "Pseudo-masks", "The best images", "not seen: the truth"):
+    for word in ("synthetic", "mlps against cam", "Pseudo-masks", "The best slides", "not seen: the truth", ".geojson"):
         assert word in page
     assert page.count("data:image/") > 5
     assert not re.search(r'(src|href)="https?:', page)
 
-    masks = sorted((tmp_path / "out" / "mlps-masks" / "masks").glob("*.png"))
+    masks = sorted((tmp_path / "out" / "mlps-slides" / "masks").glob("*.ome.tif"))
     before = {path: path.stat().st_mtime_ns for path in [*masks, tmp_path / "out/mlps/model/model.safetensors"]}
-    assert len(masks) == 8
+    assert len(masks) == 1
     assert main(["demo", "--to", str(tmp_path / "out")]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (tmp_path / "out" / "index.html").read_text() == page

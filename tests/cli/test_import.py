@@ -102,7 +102,7 @@ def test_a_table_is_never_written_over_its_source(fails: Fails, own: Path) -> No
         (["plain", "nothing.csv", "--to", "data.csv"], 4, "nothing.csv: there is no readable table"),
         (["plain", "nothing.csv", "--to", "data.tsv"], 2, "data.tsv: the table's name must end in .csv"),
         (["glas", "nothing", "--to", "data.csv"], 4, "nothing"),
-        (["glas", "nothing", "--to", "data.csv", "--classes", "a,b"], 2, "of a published data set are known"),
+        (["glas", "nothing", "--to", "data.csv", "--classes", "a,b"], 2, "known of this data set"),
     ],
 )
 def test_what_cannot_be_imported(

@@ -121,7 +121,7 @@ def test_every_fault_in_one_report_with_its_line(folder: Path) -> None:
     for fault in (
         "line 1: unknown column 'colour'",
         "line 2: the label 'glnd' is not one of gland, stroma; did you mean 'gland'?",
-        "line 3: the id 'one' stands already on line 2",
+        "line 3: the id 'one' stands already on line 2, in whatever case",
         "line 4: patient 'a' stands in split test, but on line 2 in train",
         "line 5: 7 cells under 13 columns",
         "line 6: not UTF-8",

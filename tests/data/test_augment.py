@@ -69,3 +69,60 @@ def test_scaled_density_is_a_power_of_each_channel(factors: tuple[float, float, 
         for channel in range(3):
             assert found[value, 0, channel] == round(255 * (value / 255) ** factors[channel])
     assert found[[0, 255], 0].tolist() == [[0] * 3, [255] * 3]
+
+
+def test_varying_stains_is_off_by_default_and_then_draws_nothing() -> None:
+    image, masks = marked(16, 16)
+    assert Augmentation().hed == 0
+    everything = Augmentation(flip=0.5, turn=True, blur=0.5, stain=0.2)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        augment(image, masks, everything, random)
+        drawn = random.random()
+        # What came before HED, draw by draw: the generator stands where it stood then.
+        random = np.random.default_rng(seed)
+        random.random(), random.random(), random.integers(4)
+        if random.random() < 0.5:
+            random.uniform(0.1, 2.0)
+        random.uniform(-1, 1, size=3)
+        assert drawn == random.random()
+
+
+def test_varying_stains_changes_colours_only_and_leaves_white() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(60, 220, (40, 30, 3)).astype(np.uint8)
+    image[:5] = 255
+    masks = rng.integers(0, 3, (2, 40, 30)).astype(np.uint8)
+    found, kept = augment(image, masks, Augmentation(flip=0, hed=0.3), np.random.default_rng(1))
+    assert kept is not None
+    assert (found.dtype, found.shape) == (np.uint8, image.shape)
+    np.testing.assert_array_equal(kept, masks)
+    np.testing.assert_array_equal(found[:5], 255)
+    assert np.abs(found[5:].astype(int) - image[5:]).mean() > 3
+
+
+def test_stains_vary_after_all_else_and_by_their_strength() -> None:
+    image = np.random.default_rng(0).integers(60, 220, (20, 20, 3)).astype(np.uint8)
+
+    def far(strength: float) -> float:
+        changes = [
+            np.abs(augment(image, None, Augmentation(hed=strength), np.random.default_rng(seed))[0].astype(int) - plain)
+            for seed in range(30)
+            for plain in [augment(image, None, Augmentation(), np.random.default_rng(seed))[0]]
+        ]
+        return float(np.mean(changes))
+
+    assert 0 < far(0.05) < far(0.1) < far(0.2) < 15
+
+
+@given(st.integers(0, 500), st.sampled_from([0.0, 0.1, 1.0]))
+def test_each_view_is_whole_whatever_is_drawn(seed: int, strength: float) -> None:
+    image, masks = marked(6, 5)
+    settings = Augmentation(flip=0.5, turn=True, hed=strength)
+    found, moved = augment(image, masks, settings, np.random.default_rng(seed))
+    again, _ = augment(image, masks, settings, np.random.default_rng(seed))
+    assert moved is not None
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, again)
+    if strength == 0:
+        np.testing.assert_array_equal(moved[0], found[..., 0])

@@ -97,11 +97,12 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png")[0, 0].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
+def test_orientation_is_applied(orientation: int, suffix: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path, RGB, exif=exif)
+    path = save(tmp_path, RGB, f"oriented{suffix}", exif=exif)
     turned = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.swapaxes(0, 1)}
     turned |= {6: np.rot90(RGB, -1), 7: RGB[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(RGB)}
     np.testing.assert_array_equal(read_image(path), turned[orientation])

@@ -44,7 +44,18 @@ def failing(read: object, path: Path, code: Exit = Exit.USAGE, **options: object
 
 
 def test_importers_are_listed_without_being_imported() -> None:
-    assert list(sources()) == ["glas", "plain", "wsss4luad"]
+    readers = [
+        "bcss",
+        "glas",
+        "glas_official",
+        "luad",
+        "outlines",
+        "plain",
+        "pos_neg",
+        "wsss4luad",
+        "wsss4luad_official",
+    ]
+    assert list(sources()) == readers
     assert all(line.endswith(".") for line in sources().values())
     code = "import sys; from histill.data.sources.listing import sources; sources()\n"
     code += (

@@ -21,7 +21,7 @@ from histill.core.masks import read_indexed
 from histill.core.record import faults, read_record
 from histill.data.predicted import open_predictions
 from histill.data.tiles import TileBatch
-from histill.engine.apply import apply
+from histill.engine.images import apply_to_images as apply
 from histill.engine.method import Card, Method
 from histill.engine.run import Machine, Run
 from histill.engine.training import Trained
@@ -52,7 +52,7 @@ class Red(Method):
 
 
 def trained(digest: str = "d") -> Trained:
-    return Trained(Red().eval(), digest, DatasetCard(classes=("a", "b")), {"seed": 0}, ("a warning",))
+    return Trained(Red().eval(), digest, DatasetCard(classes=("a", "b")), None, 32, {"seed": 0}, ("a warning",))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -201,7 +201,7 @@ def test_none_may_be_bad_if_the_user_says_so(table: Manifest, tmp_path: Path) ->
 def test_an_image_too_large_for_one_piece_is_put_aside(
     table: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histill.engine.apply.MOST_PIXELS_AT_ONCE", 32 * 32)
+    monkeypatch.setattr("histill.engine.images.MOST_PIXELS_AT_ONCE", 32 * 32)
     done = apply(trained(), table, tmp_path / "out", machine=MACHINE, most_quarantined=1.0)
     assert sorted(done.quarantined) == ["s1", "s4"]
     assert "crops" in done.quarantined["s1"]

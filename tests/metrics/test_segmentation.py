@@ -187,3 +187,34 @@ def test_hd95_far_apart_is_precise():
     truth, predicted = np.zeros((2, 3000, 2000), np.uint8)
     truth[0, 0] = predicted[2999, 1999] = 1
     assert hd95(truth, predicted, 2)[1] == pytest.approx(np.hypot(2999, 1999), rel=1e-6)
+
+
+# --- pixels without a prediction ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 6, 20])
+def test_a_pixel_without_a_prediction_is_a_miss_of_its_class_and_a_find_of_none(k: int) -> None:
+    rng = np.random.default_rng(k)
+    truth = rng.integers(0, k, (37, 53), np.uint8)
+    predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, k, truth.shape, np.uint8))
+    truth[rng.random(truth.shape) < 0.1] = IGNORE
+    predicted[rng.random(truth.shape) < 0.2] = IGNORE
+
+    table = confusion(truth, predicted, k, gaps=True)
+
+    assert table.shape == (k, k + 1)
+    for c in range(k):
+        valid = truth != IGNORE
+        both = int(((truth == c) & (predicted == c)).sum())
+        either = int((valid & ((truth == c) | (predicted == c))).sum())
+        assert class_iou(table)[c] == pytest.approx(both / either)
+        size = int((truth == c).sum() + (valid & (predicted == c)).sum())
+        assert class_dice(table)[c] == pytest.approx(2 * both / size)
+    known = truth != IGNORE
+    assert accuracy(table) == pytest.approx(((truth == predicted) & known).sum() / known.sum())
+
+
+def test_without_leave_a_gap_is_an_error() -> None:
+    gap = np.full((2, 2), IGNORE, np.uint8)
+    with pytest.raises(HistillError, match="label 255 is none"):
+        confusion(np.zeros((2, 2), np.uint8), gap, 3)

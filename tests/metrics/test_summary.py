@@ -242,3 +242,10 @@ def test_ranking_leaves_out_images_without_a_measure():
         "a",
         "b",
     ]
+
+
+def test_a_handful_of_patients_shows_nothing():
+    a, b = [scored(0, 0.1, count=30)], [scored(1, 0.5, count=30)]
+    few = [[replace(score, patient=f"p{i % 4}") for i, score in enumerate(run)] for run in (a[0], b[0])]
+    report = compare([few[0]], [few[1]], CLASSES, draws=50)
+    assert {row[4] for row in report.tables[0].rows} == {"too few patients"}

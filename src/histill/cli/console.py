@@ -45,6 +45,7 @@ class Console:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._doing = ""
+        self._slide = "slide"
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[Console]:
@@ -70,8 +71,12 @@ class Console:
             self._bar(f"{event['stage']}, epoch {event['epoch'] + 1} of {event['epochs']}", event["done"], event["of"])
         elif name == "made":
             self._bar(str(event["what"]), event["done"], event["of"])
-        elif name == "image":
+        elif name == "sample" and event["kind"] == "images":
             self._bar("images", event["done"], event["of"])
+        elif name == "sample":
+            self._slide = f"slide {event['done']} of {event['of']}"
+        elif name == "tiles":
+            self._bar(f"{self._slide}, tiles", event["done"], event["of"])
         elif name in _LINES:
             self.line(_LINES[name](event))
 
@@ -108,7 +113,8 @@ _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "epoch": _epoch,
     "note": lambda e: f"note: {e['text']}",
     "quarantined": lambda e: f"put aside: {e['why']}",
-    "applied": lambda e: f"{e['total']} images: {e['reused']} done before, {e['quarantined']} put aside",
+    "empty": lambda e: f"no tissue: {e['id']}: {e['why']}",
+    "applied": lambda e: f"{e['total']} {e['kind']}: {e['reused']} done before, {e['quarantined']} put aside",
 }
 
 
@@ -136,6 +142,22 @@ def at_least(least: int, **flags: int) -> None:
     for name, value in flags.items():
         if value < least:
             raise HistillError(f"{value} is less than {least}", code=Exit.USAGE, subject=f"--{name}", mend="Give more")
+
+
+def spacing(**flags: float | None) -> None:
+    """Refuse flags whose number cannot be a spacing in um/px.
+
+    Raises:
+        HistillError: usage (2), naming the first of them.
+    """
+    for name, value in flags.items():
+        if value is not None and not 0.05 <= value <= 100:
+            raise HistillError(
+                f"{value:g} um/px is no spacing of a slide",
+                code=Exit.USAGE,
+                subject=f"--{name}",
+                mend="Give 0.05 to 100: 0.25 is usual for 40x, 0.5 for 20x",
+            )
 
 
 def is_help(given: list[str]) -> bool:

@@ -12,7 +12,18 @@ from pathlib import Path
 
 from histill.cli.console import parse
 
-LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "lightning-fabric", "numpy", "Pillow")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation-models-pytorch",
+    "lightning-fabric",
+    "numpy",
+    "Pillow",
+    "openslide-python",
+    "openslide-bin",
+    "tifffile",
+)
 LEAST_FREE = 2 << 30
 
 
@@ -34,6 +45,7 @@ def run(given: list[str]) -> int:
             troubles.append(f"{name} is not installed: pip install histill")
 
     from histill.engine.run import Machine, build_fabric
+    from histill.slides.limits import limits_supported
 
     fabric = build_fabric(Machine())
     print(f"{'device':<27} {fabric.device.type}, {fabric._precision.precision}, {os.cpu_count()} cores")
@@ -43,6 +55,9 @@ def run(given: list[str]) -> int:
         troubles.append("less than 2 GiB are free here: runs may end with a full disk (and go on when there is space)")
     if not hasattr(os, "O_DIRECTORY"):
         troubles.append("this system can neither sync nor lock folders: see to it that one histill works in a folder")
+    unlimited = limits_supported()
+    if unlimited is not None:
+        troubles.append(unlimited)
     for trouble in troubles:
         print(f"trouble: {trouble}", file=sys.stderr)
     print("all well" if not troubles else f"{len(troubles)} troubles")

@@ -1,17 +1,24 @@
-"""Score predictions against true masks, with intervals, and against another method's."""
+"""Score predictions of images or slides against true masks, with intervals, and against another method's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from histill.cli.console import Console, at_least, parse
+from histill.cli.console import Console, at_least, parse, spacing
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import read_manifest
+from histill.core.manifest import Manifest, Sample, read_manifest
+from histill.core.record import EMPTY
 from histill.core.storage import write_bytes
+
+if TYPE_CHECKING:
+    from histill.data.predicted import Predictions
+    from histill.engine.scoring import Scored
+    from histill.metrics.summary import ImageScore
 
 
 @dataclass
@@ -24,7 +31,7 @@ class Arguments:
     predictions: Positional[Annotated[Path, arg(metavar="PREDICTIONS")]]
     """the folder that histill predict wrote"""
     table: Positional[Annotated[Path, arg(metavar="CSV")]]
-    """the table with the true masks"""
+    """the table with the true masks; of slides also outlines: GeoJSON, ASAP XML"""
     to: Path
     """the folder for the report"""
     against: Path | None = None
@@ -35,25 +42,34 @@ class Arguments:
     """which of the predicted rows are scored; auto: those of split test where there are any, else all"""
     images: int = 3
     """how many best, median and worst images are shown"""
+    at: float | None = None
+    """slides: um/px at which pixels are compared; left out, that of the predictions"""
 
 
 def run(given: list[str]) -> int:
     """Evaluate."""
     arguments = parse(Arguments, given, "evaluate")
     at_least(0, images=arguments.images)
+    spacing(at=arguments.at)
 
-    from histill.cli.pages import epoch_table, picture_sections, pseudo_mask_table
+    from histill.cli.pages import epoch_table, picture_sections, pseudo_mask_table, slide_sections
     from histill.data.predicted import open_predictions
-    from histill.engine.scoring import rows_of, score_predictions
+    from histill.engine.scoring import rows_of
     from histill.metrics.summary import compare, summarise
     from histill.report.html import Section, to_html
     from histill.report.markdown import to_markdown
 
     table = read_manifest(arguments.table)
     folders = [open_predictions(folder) for folder in (arguments.predictions, arguments.against) if folder]
-    names = [folder.method for folder in folders]
-    if len(set(names)) < len(names):
-        names = [folder.folder.name for folder in folders]
+    kind = folders[0].kind
+    if folders[-1].kind != kind:
+        raise HistillError(
+            f"it holds {folders[-1].kind}, the other {kind}",
+            code=Exit.USAGE,
+            subject=str(folders[-1].folder),
+            mend="Compare predictions of the same files",
+        )
+    names = _names(folders)
     rows = rows_of(folders, table)
     split = arguments.split
     if split == "auto":
@@ -68,11 +84,13 @@ def run(given: list[str]) -> int:
             mend="Predict that split first, or choose another --split",
         )
     learnt = sum(sample.split == "train" for sample in rows.samples)
-    seen = (f"{learnt} of the {len(rows.samples)} images scored are training images",) if learnt else ()
+    seen = [f"{learnt} of the {len(rows.samples)} {kind} scored are training {kind}"] if learnt else []
+    blank = [sample.id for sample in rows.samples if _is_empty(folders[0], sample)]
+    seen += [f"no tissue was found on {', '.join(blank)}: all that is true there counts as missed"] if blank else []
     console = Console()
     with console.showing():
         scored = [
-            score_predictions(folder, rows, console.counter(f"scoring {name}"))
+            _scored(folder, rows, arguments.at, console.counter(f"scoring {name}"))
             for name, folder in zip(names, folders, strict=True)
         ]
         report = summarise(
@@ -87,26 +105,77 @@ def run(given: list[str]) -> int:
                 "model": folders[0].model,
                 "table": table.digest,
                 "split": split,
+                **({"um/px": _spacings(scored[0].scores)} if kind == "slides" else {}),
             },
         )
         sections: list[Section] = []
         if len(folders) == 2:
-            both = set.intersection(*({score.id for score in each.scores} for each in scored))
+            _require_one_spacing(scored)
+            ids = [{score.id for score in each.scores} for each in scored]
+            both, alone = ids[0] & ids[1], len(ids[0] ^ ids[1])
             mine, theirs = ([[score for score in each.scores if score.id in both]] for each in scored)
             difference = compare(mine, theirs, table.classes, names=(names[0], names[1]))
             sections.append(Section(difference.title, tables=difference.tables))
-            report = replace(report, numbers={**report.numbers, **difference.numbers})
+            left_out = (f"{alone} {kind} were put aside by one of the two and are not compared",) if alone else ()
+            numbers, warnings = {**report.numbers, **difference.numbers}, (*report.warnings, *left_out)
+            report = replace(report, numbers=numbers, warnings=warnings)
         if arguments.run is not None:
             masks = pseudo_mask_table(arguments.run, table, console)
             found = (*((masks,) if masks else ()), epoch_table(arguments.run))
             sections.append(Section("How it was learnt", tables=found))
-        sections += picture_sections(rows, dict(zip(names, folders, strict=True)), scored[0].scores, arguments.images)
+        pictures = slide_sections if kind == "slides" else picture_sections
+        sections += pictures(rows, dict(zip(names, folders, strict=True)), scored[0].scores, arguments.images)
     page = to_html(report, sections=sections, classes=table.classes)
     report = replace(report, tables=(*report.tables, *(each for section in sections for each in section.tables)))
     write_bytes(arguments.to / "report.json", report.to_json().encode())
     write_bytes(arguments.to / "report.md", to_markdown(report).encode())
     write_bytes(arguments.to / "report.html", page.encode())
     pooled, each = report.numbers["pooled/mIoU"], report.numbers["per_image/mIoU"]
-    print(f"{len(rows.samples)} images ({split}): mIoU over the set {pooled}, per image {each}")
+    print(f"{len(rows.samples)} {kind} ({split}): mIoU over the set {pooled}, per image {each}")
     print(f"report: {arguments.to / 'report.html'}")
     return int(Exit.QUARANTINED if scored[0].quarantined else Exit.DONE)
+
+
+def _scored(folder: Predictions, rows: Manifest, at: float | None, progress: Callable[[int, int], None]) -> Scored:
+    from histill.engine.scoring import score_predictions
+    from histill.engine.slide_scoring import score_slides
+
+    if folder.kind == "slides":
+        return score_slides(folder, rows, at, progress)
+    if at is not None:
+        raise HistillError(
+            "images are compared pixel by pixel, at their own spacing",
+            code=Exit.USAGE,
+            subject="--at",
+            mend="Leave it out",
+        )
+    return score_predictions(folder, rows, progress)
+
+
+def _names(folders: Sequence[Predictions]) -> list[str]:
+    """What tells folders of predictions apart, as short as may be."""
+    methods, names = [folder.method for folder in folders], [folder.folder.name for folder in folders]
+    paths = [str(folder.folder) for folder in folders]
+    return next((each for each in (methods, names) if len(set(each)) == len(each)), paths)
+
+
+def _is_empty(folder: Predictions, sample: Sample) -> bool:
+    record = folder.record_of(sample)
+    return record is not None and record.status == EMPTY
+
+
+def _require_one_spacing(scored: Sequence[Scored]) -> None:
+    """Refuse to compare what was not compared with the truth alike."""
+    mine, theirs = ({score.id: score.mpp for score in each.scores} for each in scored)
+    if any(theirs.get(name, mpp) != mpp for name, mpp in mine.items()):
+        raise HistillError(
+            "the two were predicted at different spacings",
+            code=Exit.USAGE,
+            subject="--against",
+            mend="Say at which both are compared: --at 0.5",
+        )
+
+
+def _spacings(scores: Sequence[ImageScore]) -> str:
+    found = sorted({score.mpp for score in scores if score.mpp is not None})
+    return ", ".join(f"{mpp:g}" for mpp in found)

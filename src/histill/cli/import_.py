@@ -1,39 +1,103 @@
-"""Make a table of a data set that is published, or of your own CSV."""
+"""Make a table of a data set that is published, of your own CSV, or of slides with outlines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from histill.cli.console import Console, is_help, parse
+from histill.cli.console import Console, is_help, parse, share
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest, read_manifest, write_manifest
+
+OUTLINES = """\
+outlines: slides belong to files of outlines by their names: a.svs to a.geojson or a.xml. They become
+  slides   a row a slide: its outlines are the mask, its labels name the classes that occur
+  regions  an image for each outline, labelled with its class and others that cover --least of it
+  patches  tiles of one size over what is outlined, and with --background over all tissue, labelled with what
+           covers --least of them, or with the background where there is nothing else at all
+What labels do not name, a method takes for absent. So two kinds of patches are left out: those of which less than
+--known is known, and those with some of a class, but too little for its name, and nothing else.
+Images and masks lie beside the table in a folder of its name. An import that was stopped goes on where it was.
+
+examples:
+  your own table of images
+    histill import plain my.csv --classes tumour,stroma --to data.csv
+  slides and what was drawn on them in QuPath, as the truth that predictions of slides are scored against
+    histill import outlines slides --outlines exported --to slides.csv
+  Camelyon16: patches of tumour and normal tissue at 0.5 um/px, of each at most 500 a slide
+    histill import outlines images --outlines annotations --background normal --without-outlines background \\
+      --cut patches --at 0.5 --most 500 --to camelyon.csv
+"""
+
+
+@dataclass
+class OutlineArguments:
+    """Flags of outlines."""
+
+    outlines: Path | None = None
+    """GeoJSON of QuPath or XML of ASAP: a file, or a folder of them; left out, they lie beside the slides"""
+    rename: str = ""
+    """what their classes stand for: 'Immune cells=stroma, Necrosis=ignore, none=tumour' (none: without a class)"""
+    without_outlines: Literal["unknown", "background", "skip"] = "unknown"
+    """a slide without outlines: nothing is known of it; all is background, as in Camelyon16; leave it out"""
+    split: Literal["none", "train", "val", "test"] = "none"
+    """mark all rows so"""
+    cut: Literal["slides", "regions", "patches"] = "slides"
+    """what becomes a row: see above"""
+    at: float = 0.5
+    """um/px of regions and patches"""
+    tile: int = 224
+    """side of a patch in px"""
+    overlap: str = "0%"
+    """of neighbouring patches"""
+    least: str = "5%"
+    """labels name a class that covers so much of a region or patch"""
+    known: str = "75%"
+    """of a patch that is background or inside outlines, at least"""
+    least_tissue: str = "10%"
+    """of a patch that is background alone, at least"""
+    largest: int = 1024
+    """longest side of a region in px; larger ones are cut into parts"""
+    most: int = 0
+    """regions or patches of a slide with the same labels, drawn at random; 0: all of them"""
 
 
 @dataclass
 class Arguments:
     """Make a table (CSV, with a YAML card beside it) that train, predict and evaluate read.
 
-    Every image and mask is opened once; all faults come in one report, each with its line.
+    Every file is looked into first; all faults come in one report, each with its line or its file.
     """
 
     source: Positional[Annotated[str, arg(metavar="SOURCE")]]
-    """what is imported: see the list below"""
+    """what is imported: see the list above"""
     origin: Positional[Annotated[Path, arg(metavar="FOLDER-OR-CSV")]]
-    """the data set's folder, or your CSV"""
+    """the data set's folder, your CSV, or your slides"""
     to: Path
     """the table to write, such as data.csv"""
     classes: str = ""
-    """plain: class names in label order, comma between; left out, those that the labels name"""
+    """plain, outlines: names in label order, comma between; left out, those that labels or outlines name"""
     background: str = ""
-    """plain: the class that image labels never name, if there is one"""
+    """plain, outlines: the class that labels name only where there is no other; what no outline covers"""
     mask_values: str = ""
     """plain: what the masks' pixel values mean, such as 0=stroma,255=gland,3=ignore"""
     mpp: float | None = None
-    """plain: spacing in um/px of rows that give none"""
+    """plain, outlines: um/px of rows or slides (largest level) that do not say it"""
+    more: Annotated[OmitArgPrefixes[OutlineArguments], arg(name="outlines")] = field(default_factory=OutlineArguments)
+
+
+COMMON = ("classes", "background", "mask_values", "mpp")
+MEANT = {
+    "slides": ("outlines", "rename", "without_outlines", "split", "cut"),
+    "regions": ("at", "least", "largest", "most"),
+    "patches": ("at", "tile", "overlap", "least", "known", "least_tissue", "most"),
+}
+"""Which of the outlines' flags mean something, by what is cut; the first do always."""
 
 
 def run(given: list[str]) -> int:
@@ -42,7 +106,8 @@ def run(given: list[str]) -> int:
     from histill.data.sources.listing import reader, sources
 
     if is_help(given):
-        print("sources:\n" + "\n".join(f"  {name:<10} {line}" for name, line in sources().items()) + "\n")
+        print("sources:\n" + "\n".join(f"  {name:<18} {line}" for name, line in sources().items()) + "\n")
+        print(OUTLINES)
     arguments = parse(Arguments, given, "import")
     if arguments.to.suffix != ".csv":
         raise HistillError("the table's name must end in .csv", code=Exit.USAGE, subject=str(arguments.to))
@@ -53,28 +118,17 @@ def run(given: list[str]) -> int:
             subject=str(arguments.to),
             mend="Choose a new name",
         )
-    options = {}
-    if arguments.source == "plain":
-        options = {
-            "classes": _names(arguments.classes),
-            "background": arguments.background or None,
-            "mask_values": _pairs(arguments.mask_values),
-            "mpp": arguments.mpp,
-        }
-    elif arguments.classes or arguments.background or arguments.mask_values or arguments.mpp is not None:
-        raise HistillError(
-            "classes, background, mask values and mpp of a published data set are known",
-            code=Exit.USAGE,
-            subject=arguments.source,
-            mend="Leave these flags out",
-        )
-    imported = reader(arguments.source)(arguments.origin, **options)
-    # The lines are those of the table to come; it is written only if every file is sound.
-    rows = tuple(replace(sample, line=line) for line, sample in enumerate(imported.samples, 2))
+    read = reader(arguments.source)
+    _check_flags(arguments, read)
     console = Console()
     with console.showing():
-        coming = Manifest(rows, imported.card, arguments.to, digest="")
-        require_sound_files(coming, console.counter("opening images"))
+        imported = read(arguments.origin, **_options(arguments, read, console))
+        if arguments.source != "outlines":
+            # The lines are those of the table to come; it is written only if every file is sound. Slides and outlines
+            # have been looked at, and what was cut of them has just been written.
+            rows = tuple(replace(sample, line=line) for line, sample in enumerate(imported.samples, 2))
+            coming = Manifest(rows, imported.card, arguments.to, digest="")
+            require_sound_files(coming, console.counter("opening images"))
     write_manifest(arguments.to, imported.samples, imported.card)
     table = read_manifest(arguments.to)
     for note in (*imported.notes, *table.warnings):
@@ -85,15 +139,66 @@ def run(given: list[str]) -> int:
     return 0
 
 
+def _check_flags(arguments: Arguments, read: Callable[..., Any]) -> None:
+    """Refuse flags that mean nothing to the source."""
+    source, more = arguments.source, arguments.more
+    common = [name for name in COMMON if getattr(arguments, name)] + (["mpp"] if arguments.mpp == 0 else [])
+    special = [each.name for each in fields(more) if getattr(more, each.name) != each.default]
+    wrong, what = [name for name in common if name not in signature(read).parameters], "known of this data set"
+    if source == "outlines":
+        wrong += [name for name in special if name not in (*MEANT["slides"], *MEANT[more.cut])]
+        what = f"nothing to do with outlines cut into {more.cut}"
+    elif not wrong:
+        wrong, what = special, "for slides with outlines"
+    if wrong:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise HistillError(what, code=Exit.USAGE, subject=f"{source} {flags}", mend="Leave these flags out")
+
+
+def _options(arguments: Arguments, read: Callable[..., Any], console: Console) -> dict[str, Any]:
+    """What the source's reader is told, of what it asks for."""
+    options = {
+        "classes": _names(arguments.classes),
+        "background": arguments.background or None,
+        "mpp": arguments.mpp,
+        "mask_values": _pairs(arguments.mask_values, "--mask-values", "255=gland"),
+        "to": arguments.to,
+        "counters": console.counter,
+    }
+    options = {name: value for name, value in options.items() if name in signature(read).parameters}
+    if arguments.source != "outlines":
+        return options
+    more = arguments.more
+    return {
+        **options,
+        "outlines": more.outlines,
+        "rename": _pairs(more.rename, "--rename", "'Immune cells=stroma'"),
+        "without_outlines": more.without_outlines,
+        "split": "" if more.split == "none" else more.split,
+        "cutting": _cutting(more),
+    }
+
+
+def _cutting(more: OutlineArguments) -> Any:
+    from histill.core.config import resolve
+    from histill.data.sources.pieces import Cutting
+
+    if more.cut == "slides":
+        return None
+    shares = {name: share(getattr(more, name)) for name in ("overlap", "least", "known", "least_tissue")}
+    numbers = {name: getattr(more, name) for name in ("at", "tile", "largest", "most")}
+    return resolve(Cutting, ("flags", {"form": more.cut, **numbers, **shares}))
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _pairs(text: str) -> dict[str, str]:
+def _pairs(text: str, flag: str, example: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in _names(text)]
     wrong = [value for value, equals, meaning in pairs if not equals or not meaning]
     if wrong:
         raise HistillError(
-            f"'{wrong[0]}' says nothing of a value", code=Exit.USAGE, subject="--mask-values", mend="Write 255=gland"
+            f"'{wrong[0]}' says nothing of a value", code=Exit.USAGE, subject=flag, mend=f"Write {example}"
         )
     return {value.strip(): meaning.strip() for value, _, meaning in pairs}

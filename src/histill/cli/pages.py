@@ -6,20 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from histill.cli.console import Console
 from histill.core.errors import Exit, HistillError
+from histill.core.geometry import Frame
+from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest
 from histill.core.masks import LabelMap
 from histill.core.record import read_record
 from histill.core.report import Cell, Table
 from histill.data.images import image_size, read_image, read_mask
 from histill.data.predicted import Predictions
+from histill.data.truth import nearest, open_truth
 from histill.engine.scoring import score_pseudo_masks
+from histill.formats.maps import open_labels
 from histill.metrics.summary import ImageScore, exemplars, summarise
 from histill.pseudo.masks import MaskFolder, open_masks
 from histill.report.html import Figure, Section
 from histill.report.pictures import strip
+from histill.slides.worker import open_guarded
+
+THUMBNAIL = 1200
+"""Longer side of a slide's picture in px."""
 
 
 def picture_sections(
@@ -45,6 +54,52 @@ def picture_sections(
             ranking = "Ranked by the mean IoU of each image."
             sections.append(Section(f"The {kind} images", ranking, tuple(figures), legend=table.classes))
     return sections
+
+
+def slide_sections(
+    table: Manifest, predictions: Mapping[str, Predictions], scores: Sequence[ImageScore], count: int
+) -> list[Section]:
+    """The best, median and worst slides by the first method's score, each beside its truth and every prediction."""
+    samples = {sample.id: sample for sample in table.samples}
+    first = next(iter(predictions))
+    sections = []
+    for kind, chosen in exemplars(scores, count).items():
+        figures = []
+        for score in chosen:
+            sample = samples[score.id]
+            record = predictions[first].record_of(sample)
+            assert sample.mask is not None
+            assert record is not None
+            # As it was predicted: neither table nor file may say it.
+            mpp = float(record.details["level0_mpp"])
+            with open_guarded(sample.path, sample.mpp) as slide:
+                picture = slide.thumbnail(THUMBNAIL)
+                size = slide.size
+            # The map of the picture's own size.
+            frame = Frame(*size, mpp, mpp * size[0] / picture.shape[1])
+            rows = min(frame.shape[0], len(picture))
+            with open_truth(sample.mask, table.card, size) as truth:
+                panels = {"truth": _fitted(truth.band(frame, 0, rows), picture)}
+            for name, folder in predictions.items():
+                file = folder.file_of(sample)
+                if file is not None:
+                    with open_labels(file) as labels:
+                        small = nearest(labels, size[0] / labels.shape[1], frame, 0, rows)
+                    panels[name] = _fitted(small, picture)
+            caption = f"mIoU of {first} on this slide {score.quality:.2f}; patient {score.patient}"
+            figures.append(Figure(sample.id, caption, strip(picture, panels, table.classes, height=480)))
+        if figures:
+            ranking = "Ranked by the mean IoU of each slide."
+            sections.append(Section(f"The {kind} slides", ranking, tuple(figures), legend=table.classes))
+    return sections
+
+
+def _fitted(labels: LabelMap, picture: NDArray[np.uint8]) -> LabelMap:
+    """A map that is a pixel larger or smaller than its picture, as sides are rounded; nothing is known beyond."""
+    fitted: LabelMap = np.full(picture.shape[:2], IGNORE, np.uint8)
+    h, w = (min(sides) for sides in zip(picture.shape, labels.shape, strict=False))
+    fitted[:h, :w] = labels[:h, :w]
+    return fitted
 
 
 def pseudo_mask_table(run: Path, table: Manifest, console: Console) -> Table | None:

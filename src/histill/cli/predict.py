@@ -1,37 +1,76 @@
-"""Segment new images with a trained run; begun again, it does what is missing."""
+"""Segment new images or whole slides with a trained run; begun again, it does what is missing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from histill.cli.console import Console, at_least, parse, share
+from histill.cli.console import Console, at_least, parse, share, spacing
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import Manifest, read_manifest
+from histill.core.manifest import Manifest, read_manifest, table_error
 
 if TYPE_CHECKING:
+    from histill.engine.apply import Applied
+    from histill.engine.run import Machine
     from histill.engine.training import Trained
+
+
+FLAT = (".png", ".jpg", ".jpeg", ".bmp")
+SLIDES_ONLY = (
+    *("mpp", "at", "tile", "overlap", "batch", "within", "without"),
+    *("normalise", "no_outlines", "most_unreadable"),
+)
+"""Flags that say nothing of images."""
 
 
 @dataclass
 class Arguments:
-    """Segment images. Writes masks/<id>.png in the classes' colours, a record for each, and predictions.csv."""
+    """Segment images or slides into a folder, with a record for each and predictions.csv.
+
+    Of images: masks/<id>.png in the classes' colours. Of slides: masks/<id>.ome.tif and geojson/<id>.geojson, which
+    open in QuPath, pictures/<id>.jpg, and the area of each class in mm2. What cannot be read is put aside, and the rest
+    goes on.
+    """
 
     model: Positional[Annotated[Path, arg(metavar="RUN")]]
     """the run's folder"""
-    images: Positional[Annotated[Path, arg(metavar="CSV-OR-IMAGES")]]
-    """a table (.csv), an image, or a folder of images"""
+    inputs: Positional[Annotated[Path, arg(metavar="CSV-OR-FILES")]]
+    """a table (.csv), a file, or a folder of images or slides"""
     to: Path
     """the folder to write"""
+    kind: Annotated[Literal["auto", "images", "slides"], arg(name="as")] = "auto"
+    """auto: slides where a file is one that OpenSlide knows or is named as one, else images; PNG, JPEG and BMP files
+    beside slides are left out, which 'slides' takes for slides too"""
     split: Literal["train", "val", "test", "all"] = "all"
     """of a table: only its rows of this split"""
     probabilities: bool = False
-    """also keep class probabilities, as .npz"""
+    """also keep class probabilities: .npz of images, .ome.tif of slides"""
+    mpp: float | None = None
+    """slides: um per level-0 px of those whose table and file do not say it"""
+    at: float | None = None
+    """slides: um/px at which the network looks; left out, that of the images it learnt from"""
+    tile: int = 0
+    """slides: side of a tile in px; 0 for that of the images it learnt from"""
+    overlap: str = "25%"
+    """slides: of neighbouring tiles"""
+    batch: int = 16
+    """slides: tiles in one call of the network"""
+    within: Path | None = None
+    """slides: look only inside these regions: a GeoJSON file, or a folder with one for each slide"""
+    without: Path | None = None
+    """slides: leave these regions out"""
+    normalise: Literal["none", "macenko", "reinhard"] = "none"
+    """slides: stain normalisation, fitted to each slide"""
+    no_outlines: bool = False
+    """slides: write no GeoJSON"""
+    most_unreadable: str = "1%"
+    """slides: put a slide aside if more than this share of its tiles cannot be read; fewer are left out and counted"""
     max_quarantined: str = "5%"
-    """unreadable images are put aside; if more than this share are, the run stops"""
+    """unreadable files are put aside; if more than this share are, the run stops"""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one"""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -43,57 +82,151 @@ class Arguments:
 def run(given: list[str]) -> int:
     """Predict."""
     arguments = parse(Arguments, given, "predict")
-    at_least(0, threads=arguments.threads)
-    most = share(arguments.max_quarantined)
+    at_least(0, threads=arguments.threads, tile=arguments.tile)
+    at_least(1, batch=arguments.batch)
+    spacing(at=arguments.at, mpp=arguments.mpp)
+    share(arguments.max_quarantined)
 
-    from histill.engine.apply import apply
     from histill.engine.run import Machine
     from histill.engine.training import load
     from histill.methods import find
 
     trained = load(arguments.model, find)
-    table = _table(arguments, trained)
-    machine = Machine(accelerator=arguments.accelerator, precision=arguments.precision, threads=arguments.threads)
     console = Console()
+    table, slides = _inputs(arguments, trained, console)
+    machine = Machine(accelerator=arguments.accelerator, precision=arguments.precision, threads=arguments.threads)
     with console.showing():
-        applied = apply(
-            trained,
-            table,
-            arguments.to,
-            machine=machine,
-            probabilities=arguments.probabilities,
-            most_quarantined=most,
-            listener=console.listen,
-        )
+        applied = (_slides if slides else _images)(arguments, trained, table, machine, console)
     print(f"masks: {arguments.to / 'masks'}")
+    if slides:
+        print(f"areas: {arguments.to / 'predictions.csv'}\nlook:  {arguments.to / 'pictures'}")
     if any(sample.mask for sample in table.samples):
-        print(f"next:  histill evaluate {arguments.to} {arguments.images} --to report")
+        print(f"next:  histill evaluate {arguments.to} {arguments.inputs} --to report")
+    if applied.empty:
+        print(f"{len(applied.empty)} of {applied.total} slides hold no tissue: see predictions.csv")
     if applied.quarantined:
-        print(f"{len(applied.quarantined)} of {applied.total} images were put aside: see predictions.csv")
+        kind = "slides" if slides else "images"
+        print(f"{len(applied.quarantined)} of {applied.total} {kind} were put aside: see predictions.csv")
         return int(Exit.QUARANTINED)
     return int(Exit.DONE)
 
 
-def _table(arguments: Arguments, trained: Trained) -> Manifest:
-    from histill.data.sources.loose import loose_images
+def _images(arguments: Arguments, trained: Trained, table: Manifest, machine: Machine, console: Console) -> Applied:
+    from histill.engine.images import apply_to_images
 
-    if arguments.images.suffix.lower() != ".csv":
-        if arguments.to.resolve().is_relative_to(arguments.images.resolve()):
-            raise HistillError(
-                "lies in the folder of images: begun again, masks would be taken for images",
-                code=Exit.USAGE,
-                subject=str(arguments.to),
-                mend="Give --to a folder beside it",
-            )
-        return loose_images(arguments.images, trained.card)
-    table = read_manifest(arguments.images)
+    return apply_to_images(
+        trained,
+        table,
+        arguments.to,
+        machine=machine,
+        probabilities=arguments.probabilities,
+        most_quarantined=share(arguments.max_quarantined),
+        listener=console.listen,
+    )
+
+
+def _slides(arguments: Arguments, trained: Trained, table: Manifest, machine: Machine, console: Console) -> Applied:
+    from histill.core.config import resolve
+    from histill.data.regions import Regions
+    from histill.engine.slides import SlideSettings, apply_to_slides
+
+    settings = {
+        "mpp": arguments.at,
+        "level0_mpp": arguments.mpp,
+        "tile": arguments.tile,
+        "overlap": share(arguments.overlap),
+        "batch_size": arguments.batch,
+        "normalise": arguments.normalise,
+        "probabilities": arguments.probabilities,
+        "outlines": not arguments.no_outlines,
+        "most_unreadable": share(arguments.most_unreadable),
+    }
+    return apply_to_slides(
+        trained,
+        table,
+        arguments.to,
+        machine=machine,
+        settings=resolve(SlideSettings, ("the flags", settings)),
+        within=Regions(arguments.within) if arguments.within else None,
+        without=Regions(arguments.without) if arguments.without else None,
+        most_quarantined=share(arguments.max_quarantined),
+        listener=console.listen,
+    )
+
+
+def _inputs(arguments: Arguments, trained: Trained, console: Console) -> tuple[Manifest, bool]:
+    """The table, and whether its rows are slides."""
+    if arguments.inputs.suffix.lower() == ".csv":
+        table, slides = _rows(arguments)
+    else:
+        table, slides = _files(arguments, trained, console)
+    if not slides:
+        _refuse(arguments, SLIDES_ONLY, "these say something of slides, and here are images", "say --as slides")
+    return table, slides
+
+
+def _rows(arguments: Arguments) -> tuple[Manifest, bool]:
+    table = read_manifest(arguments.inputs)
     if arguments.split != "all":
         table = table.of_split(arguments.split)
     if not table.samples:
         raise HistillError(
             f"no row is of split {arguments.split}",
             code=Exit.USAGE,
-            subject=str(arguments.images),
+            subject=str(arguments.inputs),
             mend="Choose another --split",
         )
-    return table
+    # Rows with a crop are patches, whatever file they are cut from.
+    crops = [sample for sample in table.samples if sample.crop is not None]
+    scanned = any(_scanned(sample.path) for sample in table.samples if sample.crop is None)
+    slides = arguments.kind == "slides" or (arguments.kind == "auto" and scanned)
+    if slides and crops:
+        faults = [f"line {sample.line} ({sample.id}) is a crop" for sample in crops]
+        raise table_error(table.path, faults, "Slides are segmented whole: leave x, y, w, h out, or say --as images")
+    return table, slides
+
+
+def _files(arguments: Arguments, trained: Trained, console: Console) -> tuple[Manifest, bool]:
+    from histill.data.sources.loose import loose_images, loose_slides
+    from histill.slides.open import slide_paths
+
+    path = arguments.inputs
+    _refuse(arguments, ("split",), "rows of a table are of a split, files are not", "give a table")
+    if path.is_dir() and arguments.to.resolve().is_relative_to(path.resolve()):
+        raise HistillError(
+            "lies in the folder of images: begun again, masks would be taken for images",
+            code=Exit.USAGE,
+            subject=str(arguments.to),
+            mend="Give --to a folder beside it",
+        )
+    if arguments.kind == "slides":
+        return loose_slides(path, trained.card), True
+    found = slide_paths(path) if path.is_dir() else [path]
+    if arguments.kind == "images" or not any(map(_scanned, found)):
+        return loose_images(path, trained.card), False
+    # What lies beside slides as PNG or JPEG is a label, an overview, a mask; a TIFF may be a slide that is cut off.
+    table = loose_slides(path, trained.card)
+    flat = [s for s in table.samples if s.path.suffix.lower() in FLAT and not _scanned(s.path)]
+    if flat:
+        console.line(
+            f"note: {len(flat)} images beside the slides are left out, as {flat[0].path}; --as slides takes them"
+        )
+    return table.choose(lambda sample: sample not in flat), True
+
+
+def _scanned(path: Path) -> bool:
+    """Whether a file is a scanner's: by its content, or by a name that images do not have, as it may be torn."""
+    from histill.data.sources.loose import SUFFIXES
+    from histill.slides.open import SUFFIXES as SLIDE_SUFFIXES
+    from histill.slides.open import is_slide
+
+    return is_slide(path) or path.suffix.lower() in set(SLIDE_SUFFIXES) - set(SUFFIXES)
+
+
+def _refuse(arguments: Arguments, names: Sequence[str], why: str, otherwise: str) -> None:
+    """Refuse flags that would do nothing."""
+    given = {field.name for field in fields(arguments) if getattr(arguments, field.name) != field.default}
+    if idle := [f"--{name.replace('_', '-')}" for name in names if name in given]:
+        raise HistillError(
+            why, code=Exit.USAGE, subject=", ".join(idle), mend=f"Leave out what does nothing, or {otherwise}"
+        )

@@ -1,4 +1,4 @@
-"""Make data with known truth: made-up H&E patches with their masks and image labels."""
+"""Make data with known truth: made-up H&E patches or whole slides, with their masks and image labels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ from histill.cli.console import Console, at_least, parse
 
 @dataclass
 class Arguments:
-    """Make a folder with images, true masks, and data.csv. The images are synthetic and say so in every report."""
+    """Make a folder with images, true masks, and a table. The images are synthetic and say so in every report."""
 
-    kind: Positional[Literal["tissue"]]
-    """tissue: tumour, stroma, lymphocytes, necrosis, glands, fat and glass"""
+    kind: Positional[Literal["tissue", "slides"]]
+    """tissue: patches of tumour, stroma, lymphocytes, necrosis, glands, fat and glass; slides: pyramidal TIFFs"""
     to: Positional[Annotated[Path, arg(metavar="DIR")]]
     """the folder to make"""
     train: int = 400
-    """patches to learn from"""
+    """tissue: patches to learn from"""
     val: int = 100
-    """patches to choose epochs with"""
+    """tissue: patches to choose epochs with"""
     test: int = 200
-    """patches to score on"""
+    """tissue: patches to score on"""
     size: int = 224
-    """side of a patch in px"""
+    """tissue: side of a patch in px"""
+    count: int = 5
+    """slides: how many; 3 of 5 are to learn from, one to choose with, one to score on"""
+    width: int = 8000
+    """slides: in px"""
+    height: int = 6000
+    """slides: in px"""
+    marks: bool = False
+    """slides: some are marked with a pen, some are dirty"""
     mpp: float = 0.5
     """spacing in um/px"""
     seed: int = 0
@@ -36,6 +44,10 @@ class Arguments:
 def run(given: list[str]) -> int:
     """Make the data."""
     arguments = parse(Arguments, given, "synth")
+    return _tissue(arguments) if arguments.kind == "tissue" else _slides(arguments)
+
+
+def _tissue(arguments: Arguments) -> int:
     at_least(1, train=arguments.train, size=arguments.size)
     at_least(0, val=arguments.val, test=arguments.test)
 
@@ -54,4 +66,26 @@ def run(given: list[str]) -> int:
             progress=console.counter("drawing patches"),
         )
     print(f"table: {table}\nnext:  histill train mlps --train {table} --run runs/mlps")
+    return 0
+
+
+def _slides(arguments: Arguments) -> int:
+    at_least(1, count=arguments.count, width=arguments.width, height=arguments.height)
+
+    from histill.data.synthetic.slides import write_slides
+
+    console = Console()
+    with console.showing():
+        table = write_slides(
+            arguments.to,
+            count=arguments.count,
+            width=arguments.width,
+            height=arguments.height,
+            mpp=arguments.mpp,
+            seed=arguments.seed,
+            marks=arguments.marks,
+            progress=console.counter("drawing slides"),
+        )
+    print(f"table: {table}\nnext:  histill slide info {arguments.to / 'slides'}")
+    print(f"       histill predict RUN {table} --to masks")
     return 0

@@ -216,9 +216,10 @@ def parse_rows(
         faults += [f"line {line}: {fault}" for fault in found]
         if sample is None:
             continue
-        first = seen.setdefault(sample.id, line)
+        first = seen.setdefault(sample.id.lower(), line)
         if first != line:
-            faults.append(f"line {line}: the id '{sample.id}' stands already on line {first}")
+            # Files are named after ids, and some systems ignore case.
+            faults.append(f"line {line}: the id '{sample.id}' stands already on line {first}, in whatever case")
         samples.append(sample)
     return samples, faults
 

@@ -11,7 +11,7 @@ from typing import Any
 from histill.core.storage import file_hash, write_json
 
 SCHEMA = 1
-OK, QUARANTINED = "ok", "quarantined"
+OK, EMPTY, QUARANTINED = "ok", "empty", "quarantined"
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Record:
     """What was made, from what, and how.
 
     Attributes:
-        status: ok, or quarantined (put aside with `message`).
+        status: ok; empty (nothing to look at, `message` says why); or quarantined (put aside, `message` says why).
         settings: hash of the settings that matter to the result; see `fingerprint`.
         source: hash of the input's content.
         outputs: sha256 and size of each file, by its path relative to the record.
         details: counts and whatever a reader wants to know.
-        message: why, for a quarantined input.
+        message: why, for an empty or a quarantined input.
     """
 
     status: str

@@ -175,11 +175,12 @@ def file_hash(path: Path) -> str:
 def safe_name(identity: str) -> str:
     """A file name for an id that may hold anything: unsafe characters replaced, and a hash added if any were.
 
-    Two different ids never share a name, not even where the file system ignores case.
+    Two ids share a name only where they differ in case alone, on a file system that ignores case: tables hold no such
+    ids.
     """
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", identity).lstrip(".-")[:100]
     # A name that looks like one of the hashed ones below gets a hash of its own.
-    if plain == identity == plain.lower() and plain and not re.search("-[0-9a-f]{10}$", plain):
+    if plain == identity and plain and not re.search("-[0-9a-fA-F]{10}$", plain):
         return plain
     digest = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()
     return f"{plain or 'sample'}-{digest[:10]}"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from histill.core.config import Strict
+from histill.slides.stain import vary
 
 Image = NDArray[np.uint8]
 
@@ -28,12 +29,18 @@ class Augmentation(Strict):
     """chance of a Gaussian blur of sigma 0.1 to 2 px"""
     stain: Chance = 0.0
     """how far the red, green and blue optical densities may be scaled, each by its own draw: 0.1 is 10 %"""
+    hed: Chance = 0.0
+    """how far the amounts of haematoxylin, eosin and DAB may be scaled, each by its own draw, and shifted by up to a
+    quarter of that in optical density: 0.1 is 10 % and 0.025"""
 
 
 def augment(
     image: Image, masks: Image | None, settings: Augmentation, random: np.random.Generator
 ) -> tuple[Image, Image | None]:
-    """Change an image uint8 [h, w, 3] and its masks uint8 [m, h, w] alike; blur and stain touch the image only."""
+    """Change an image uint8 [h, w, 3] and its masks uint8 [m, h, w] alike; blur and stains touch the image only.
+
+    Varying stains in HED is Tellez et al., IEEE TMI 2018, doi:10.1109/TMI.2018.2820199.
+    """
     for axis in (0, 1):
         if random.random() < settings.flip:
             image = np.flip(image, axis)
@@ -48,6 +55,9 @@ def augment(
         image = blurred.astype(np.uint8, copy=False)
     if settings.stain:
         image = scale_density(image, 1 + settings.stain * random.uniform(-1, 1, size=3))
+    if settings.hed:
+        factors, shifts = 1 + settings.hed * random.uniform(-1, 1, 3), settings.hed / 4 * random.uniform(-1, 1, 3)
+        image = vary(image, factors, shifts)
     return np.ascontiguousarray(image), None if masks is None else np.ascontiguousarray(masks)
 
 

@@ -61,7 +61,8 @@ def read_image(path: Path, crop: Region | None = None) -> RgbImage:
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an upright image, from its header alone. Raises as `read_image`."""
     with _opened(path) as image:
-        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+        # Of a TIFF Pillow turns the size itself.
+        sideways = image.format != "TIFF" and image.getexif().get(ORIENTATION) in SIDEWAYS
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
@@ -210,8 +211,19 @@ def _whole_mask(path: Path, card: DatasetCard, size: tuple[int, int]) -> LabelMa
             "the mask holds 0 and 255 alone: 255 may be a class or say nothing",
             "Say in mask_values which, for both",
         )
+    return mask_indices(values, card, path)
+
+
+def mask_indices(values: NDArray[np.uint8], card: DatasetCard, path: Path) -> LabelMap:
+    """Pixel values of a mask -> class indices, `IGNORE` where the mask says nothing; same shape.
+
+    Raises:
+        HistillError: input (4), naming the file, if a value means nothing.
+    """
     meaning = _meaning(card)
-    unknown = [str(value) for value in np.unique(values) if int(value) not in meaning]
+    unknown = [
+        str(value) for value in np.flatnonzero(np.bincount(values.ravel(), minlength=256)) if value not in meaning
+    ]
     if unknown:
         known = ", ".join(f"{value} {_name(index, card)}" for value, index in sorted(meaning.items()))
         raise _unreadable(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Sample
 from histill.core.masks import LabelMap, read_indexed
-from histill.core.record import QUARANTINED, Record, faults, fingerprint, read_record
+from histill.core.record import OK, Record, faults, fingerprint, read_record
 from histill.core.storage import file_hash, safe_name, write_json
+from histill.slides.identity import fingerprint_slide
+
+Kind = Literal["images", "slides"]
 
 INDEX = "predictions.json"
 TABLE = "predictions.csv"
@@ -23,6 +26,7 @@ class Predictions:
 
     Attributes:
         folder: where.
+        kind: of what was predicted.
         method: that made them.
         model: digest of the model.
         settings: hash of all that its masks depend on besides the images; a record of other settings does not count.
@@ -32,6 +36,7 @@ class Predictions:
     """
 
     folder: Path
+    kind: Kind
     method: str
     model: str
     settings: str
@@ -54,7 +59,12 @@ class Predictions:
         return record if record is not None and record.settings == self.settings else None
 
     def mask_of(self, sample: Sample) -> LabelMap | None:
-        """The predicted label map, uint8 [h, w]; None for a sample that was quarantined.
+        """The predicted label map of an image, uint8 [h, w]; None for one that was quarantined. Raises as `file_of`."""
+        file = self.file_of(sample)
+        return None if file is None else read_indexed(file)
+
+    def file_of(self, sample: Sample) -> Path | None:
+        """The file of the predicted label map; None for a sample that was quarantined, or is empty.
 
         Raises:
             HistillError: input (4) if the sample was not predicted by this model, its image is no longer the one that
@@ -63,9 +73,9 @@ class Predictions:
         record = self.record_of(sample)
         if record is None:
             wrong = ["was not predicted by this model"]
-        elif record.source != source_of(sample):
+        elif record.source != source_of(sample, self.kind):
             wrong = ["the image is another than the one that was predicted"]
-        elif record.status == QUARANTINED:
+        elif record.status != OK:
             return None
         else:
             wrong = faults(record, self.folder)
@@ -76,7 +86,8 @@ class Predictions:
                 subject=f"{self.folder}: {sample.id}",
                 mend="Run 'histill predict' again: it does what is missing",
             )
-        return read_indexed(self.folder / f"masks/{safe_name(sample.id)}.png")
+        assert record is not None
+        return self.folder / next(name for name in record.outputs if name.startswith("masks/"))
 
 
 def open_predictions(folder: Path) -> Predictions:
@@ -98,11 +109,13 @@ def open_predictions(folder: Path) -> Predictions:
         ) from error
 
 
-def source_of(sample: Sample) -> str:
-    """A hash of what is predicted: the image file's content, and the crop."""
-    crop = sample.crop
+def source_of(sample: Sample, kind: Kind) -> str:
+    """A hash of what is predicted: an image's content and its crop, or a slide's content and the spacing given."""
     try:
+        if kind == "slides":
+            return fingerprint([fingerprint_slide(sample.path), sample.mpp])
         content = file_hash(sample.path)
-    except OSError:
+    except (OSError, HistillError):
         content = None
+    crop = sample.crop
     return fingerprint([content, [crop.x, crop.y, crop.w, crop.h] if crop else None])

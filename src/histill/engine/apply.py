@@ -1,159 +1,196 @@
-"""Apply a trained method to a table's images: masks, a record for each, and a table of what became of them."""
+"""Apply a trained method to a table, sample by sample: a record for each, and a table of what became of them.
+
+What still holds is not done again, what cannot be read is put aside, and the rest goes on. How one sample is worked on,
+an image or a whole slide, is a `Work`.
+"""
 
 from __future__ import annotations
 
-import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+from lightning_fabric import Fabric
 
 from histill.core.cells import write_cells
 from histill.core.errors import Exit, HistillError
 from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample
-from histill.core.masks import label_png
-from histill.core.record import OK, QUARANTINED, Record, describe, fingerprint, still_holds
-from histill.core.storage import lock, remove, safe_name, sweep, write_bytes
-from histill.data.images import ImageCache
-from histill.data.predicted import TABLE, Predictions, source_of
-from histill.engine.run import Machine, build_fabric, computes
+from histill.core.record import EMPTY, OK, QUARANTINED, Record, describe, fingerprint, still_holds
+from histill.core.storage import lock, remove, sweep, write_bytes
+from histill.data.predicted import TABLE, Kind, Predictions, source_of
+from histill.engine.run import computes
 from histill.engine.training import Trained
 
-MOST_PIXELS_AT_ONCE = 16_000_000
-"""Of one image: a larger one would take tens of GiB in the network."""
+Listener = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made of one sample.
+
+    Attributes:
+        files: written, by their names below the folder; the first is the mask.
+        columns: of the sample's row in the table of predictions.
+        details: what else its record holds.
+        empty: why there was nothing to look at; else an empty text.
+    """
+
+    files: tuple[str, ...]
+    columns: dict[str, float | int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    empty: str = ""
+
+
+class Work(ABC):
+    """How one kind of sample is worked on."""
+
+    kind: ClassVar[Kind]
+
+    @property
+    @abstractmethod
+    def settings(self) -> Any:
+        """What its results depend on besides model, machine and sample; JSON-like."""
+
+    @abstractmethod
+    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+        """Write a sample's results into a folder.
+
+        Raises:
+            HistillError: the sample cannot be read; storage (7) errors end the whole run.
+        """
+
+    @abstractmethod
+    def may_write(self, sample: Sample) -> tuple[str, ...]:
+        """The names of all files that `make` may write: what an earlier run left is taken away with them."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of a table's images.
+    """What became of a table's samples.
 
     Attributes:
-        total: images asked for.
+        total: asked for.
         reused: of these, taken from an earlier run.
         quarantined: id -> why, of those put aside.
+        empty: id -> why, of those with nothing to look at.
     """
 
     total: int
     reused: int
     quarantined: dict[str, str]
+    empty: dict[str, str]
 
 
 def apply(
+    work: Work,
     trained: Trained,
     table: Manifest,
     folder: Path,
     *,
-    machine: Machine,
-    probabilities: bool = False,
+    fabric: Fabric,
     most_quarantined: float = 0.05,
-    listener: Callable[[dict[str, Any]], None] | None = None,
+    listener: Listener | None = None,
 ) -> Applied:
-    """Segment every image of a table into a folder; what stands there already and still holds is not done again.
+    """Work on every sample of a table; what stands in the folder already and still holds is not done again.
 
     Args:
-        trained: see `load`.
-        table: the images.
-        folder: gets ``masks/<id>.png``, ``records/<id>.json`` and `predictions.csv`, and on request
-            ``probabilities/<id>.npz`` (float16 [k, h, w]).
-        machine: device and precision.
-        probabilities: whether to keep them.
-        most_quarantined: share of the images beyond which the run is taken to be broken and stops.
+        work: what is done to each.
+        trained: the model behind it.
+        table: the samples.
+        folder: gets ``records/<id>.json``, `predictions.csv`, and what `work` writes.
+        fabric: device and precision.
+        most_quarantined: share of the samples beyond which the run is taken to be broken and stops.
         listener: is told every event.
 
     Raises:
-        HistillError: input (4) if more than `most_quarantined` of the images cannot be read.
+        HistillError: input (4) if more than `most_quarantined` of the samples cannot be read.
     """
-    fabric = build_fabric(machine)
-    method = trained.method.to(fabric.device)
     journal = Journal(folder / "journal.jsonl", listener)
     predictions = Predictions(
         folder,
-        method=method.card.name,
+        kind=work.kind,
+        method=trained.method.card.name,
         model=trained.digest,
-        settings=fingerprint([trained.digest, computes(fabric), probabilities]),
-        classes=method.classes.names,
+        settings=fingerprint([trained.digest, computes(fabric), work.settings]),
+        classes=trained.method.classes.names,
         about=trained.about,
         warnings=tuple(dict.fromkeys([*trained.warnings, *table.warnings])),
     )
     settings = predictions.settings
-    images = ImageCache()
     quarantined: dict[str, str] = {}
+    empty: dict[str, str] = {}
     reused = 0
     with lock(folder):
         sweep(folder)
         predictions.write()
-        # One bad image in a handful is no sign of a broken mount, unless the user says that none may be bad.
+        # One bad sample in a handful is no sign of a broken mount, unless the user says that none may be bad.
         allowed = max(1, int(most_quarantined * len(table.samples))) if most_quarantined else 0
         for done, sample in enumerate(table.samples):
-            journal.show("image", done=done + 1, of=len(table.samples))
-            path, source = predictions.record_path(sample), source_of(sample)
+            journal.show("sample", kind=work.kind, done=done + 1, of=len(table.samples))
+            path, source = predictions.record_path(sample), source_of(sample, work.kind)
             record = predictions.record_of(sample)
-            if record and record.status == OK and still_holds(record, folder, settings=settings, source=source):
+            if (
+                record
+                and record.status != QUARANTINED
+                and still_holds(record, folder, settings=settings, source=source)
+            ):
                 reused += 1
+                if record.status == EMPTY:
+                    empty[sample.id] = record.message
                 continue
+            for name in work.may_write(sample):
+                remove(folder / name)
             try:
-                image = _small_enough(images.read(sample), sample)
+                made = work.make(sample, folder, journal)
             except HistillError as error:
+                if error.code not in (Exit.INPUT, Exit.UNSAFE, Exit.USAGE):
+                    raise
                 quarantined[sample.id] = str(error)
                 journal.say("quarantined", id=sample.id, why=str(error))
-                # What an earlier run made of an image that could still be read.
-                remove(folder / f"masks/{safe_name(sample.id)}.png")
-                remove(folder / f"probabilities/{safe_name(sample.id)}.npz")
+                for name in work.may_write(sample):
+                    remove(folder / name)
                 Record(QUARANTINED, settings, source, details={"id": sample.id}, message=str(error)).write(path)
                 if len(quarantined) > allowed:
                     write_bytes(folder / TABLE, _table(table, predictions))
-                    raise _broken(quarantined, table) from error
+                    raise _broken(quarantined, table, work) from error
                 continue
-            with fabric.autocast():
-                prediction = method.predict(image)
-            names = [f"masks/{safe_name(sample.id)}.png"]
-            write_bytes(folder / names[0], label_png(prediction.labels, method.classes))
-            if probabilities:
-                names.append(f"probabilities/{safe_name(sample.id)}.npz")
-                buffer = io.BytesIO()
-                np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
-                write_bytes(folder / names[1], buffer.getvalue())
-            h, w = prediction.labels.shape
-            counts = np.bincount(prediction.labels.ravel(), minlength=len(method.classes)).tolist()
-            details = {"id": sample.id, "size": [w, h], "pixels": dict(zip(method.classes.names, counts, strict=True))}
-            Record(OK, settings, source, describe(folder, names), details).write(path)
+            if made.empty:
+                empty[sample.id] = made.empty
+                journal.say("empty", id=sample.id, why=made.empty)
+            details = {"id": sample.id, "columns": made.columns, **made.details}
+            status = EMPTY if made.empty else OK
+            Record(status, settings, source, describe(folder, list(made.files)), details, made.empty).write(path)
         write_bytes(folder / TABLE, _table(table, predictions))
-        journal.say("applied", total=len(table.samples), reused=reused, quarantined=len(quarantined))
-    return Applied(len(table.samples), reused, quarantined)
-
-
-def _small_enough(image: NDArray[np.uint8], sample: Sample) -> NDArray[np.uint8]:
-    h, w = image.shape[:2]
-    if h * w > MOST_PIXELS_AT_ONCE:
-        raise HistillError(
-            f"{w} x {h} pixels are more than are segmented in one piece ({MOST_PIXELS_AT_ONCE // 1_000_000} million)",
-            code=Exit.INPUT,
-            subject=str(sample.path),
-            mend="Give crops of it in a table (columns x, y, w, h)",
+        journal.say(
+            "applied",
+            kind=work.kind,
+            total=len(table.samples),
+            reused=reused,
+            quarantined=len(quarantined),
+            empty=len(empty),
         )
-    return image
+    return Applied(len(table.samples), reused, quarantined, empty)
 
 
 def _table(table: Manifest, predictions: Predictions) -> bytes:
-    names = table.classes.names
+    records = [(sample, predictions.record_of(sample)) for sample in table.samples]
+    known = [(sample, record) for sample, record in records if record is not None]
+    columns = list(dict.fromkeys(name for _, record in known for name in record.details.get("columns", {})))
     rows: list[list[object]] = []
-    for sample in table.samples:
-        record = predictions.record_of(sample)
-        if record is not None:
-            mask = next((name for name in record.outputs if name.startswith("masks/")), "")
-            pixels = record.details.get("pixels", {})
-            rows.append([sample.id, record.status, mask, *(pixels.get(name, "") for name in names), record.message])
-    return write_cells(["id", "status", "mask", *(f"{name}_px" for name in names), "message"], rows)
+    for sample, record in known:
+        values = record.details.get("columns", {})
+        mask = next((name for name in record.outputs if name.startswith("masks/")), "")
+        rows.append([sample.id, record.status, mask, *(values.get(name, "") for name in columns), record.message])
+    return write_cells(["id", "status", "mask", *columns, "message"], rows)
 
 
-def _broken(quarantined: dict[str, str], table: Manifest) -> HistillError:
+def _broken(quarantined: dict[str, str], table: Manifest, work: Work) -> HistillError:
     first = next(iter(quarantined.values()))
     return HistillError(
-        f"{len(quarantined)} of {len(table.samples)} images cannot be read; the first: {first}",
+        f"{len(quarantined)} of {len(table.samples)} {work.kind} cannot be read; the first: {first}",
         code=Exit.INPUT,
         subject=str(table.path),
         mend="Check that the disk is mounted, or raise --max-quarantined",

@@ -36,6 +36,13 @@ class Scored:
 
 def score_predictions(predictions: Predictions, table: Manifest, progress: Progress | None = None) -> Scored:
     """Score predictions of a table's rows against their true masks; rows without a mask are an error."""
+    check_classes(predictions, table)
+    table.require("mask")
+    return _score(table, predictions.mask_of, progress)
+
+
+def check_classes(predictions: Predictions, table: Manifest) -> None:
+    """Raise a usage error where predictions and table do not know the same classes in the same order."""
     if predictions.classes != table.classes.names:
         raise HistillError(
             f"the predictions know {', '.join(predictions.classes)}; the table {', '.join(table.classes.names)}",
@@ -43,8 +50,6 @@ def score_predictions(predictions: Predictions, table: Manifest, progress: Progr
             subject=str(predictions.folder),
             mend="Use a table with the classes, in the order, of the training table",
         )
-    table.require("mask")
-    return _score(table, predictions.mask_of, progress)
 
 
 def score_pseudo_masks(masks: MaskFolder, tap: str, table: Manifest, progress: Progress | None = None) -> Scored:

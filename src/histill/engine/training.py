@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from histill.core.card import DatasetCard
@@ -18,6 +19,7 @@ from histill.core.manifest import Manifest, Sample
 from histill.core.record import faults, fingerprint, read_record
 from histill.core.seeds import derive
 from histill.core.storage import file_hash, write_inside
+from histill.data.images import image_size
 from histill.engine.checkpoint import load_weights, weight_bytes
 from histill.engine.method import Method
 from histill.engine.run import RECORD, Machine, open_run
@@ -40,6 +42,8 @@ class Trained:
         method: ready to predict.
         digest: of its weights and settings: what is predicted with it names it.
         card: what its classes are.
+        mpp: um/px of the images it learnt from; None where their table does not say, or they differ.
+        side: of those images in px, the usual one.
         about: seed, and what chose the epoch: what a report says of it.
         warnings: what every report about it repeats.
     """
@@ -47,6 +51,8 @@ class Trained:
     method: Method
     digest: str
     card: DatasetCard
+    mpp: float | None
+    side: int
     about: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -105,8 +111,11 @@ def train(
         method.fit(learn, choose, run)
         method.eval()
         about = {"seed": seed, "epoch chosen by": selected_by(choose, getattr(config, "select", "last"))}
+        seen = {"mpp": common_spacing(learn), "side": usual_side(learn)}
         describe = _model_card(method, table, learn, choose, about)
-        model = run.once(MODEL, lambda to: _write_model(to, method, config, table, about, describe))
+        model = run.once(
+            MODEL, lambda to: _write_model(to, method, config, table, {"about": about, "seen": seen}, describe)
+        )
         run.journal.say("done", model=MODEL)
     return model
 
@@ -126,6 +135,7 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
         description = json.loads((folder / CONFIG).read_bytes())
         name, values = str(description["method"]), description["config"]
         card = resolve(DatasetCard, (str(folder / CONFIG), description["data"]))
+        mpp, side = description["seen"]["mpp"], int(description["seen"]["side"])
     except FileNotFoundError:
         raise HistillError(
             "there is no finished model here",
@@ -141,7 +151,22 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
     load_weights(method.to(memory_format=LAYOUT), folder / WEIGHTS)
     method.eval()
     digest = fingerprint([file_hash(folder / WEIGHTS), description])
-    return Trained(method, digest, card, description["about"], tuple(description["warnings"]))
+    return Trained(method, digest, card, mpp, side, description["about"], tuple(description["warnings"]))
+
+
+def common_spacing(table: Manifest) -> float | None:
+    """The spacing of a table's images in um/px; None where it is not known of all, or differs by more than 5 %."""
+    known = [sample.mpp for sample in table.samples if sample.mpp is not None]
+    if len(known) < len(table.samples) or max(known) > 1.05 * min(known):
+        return None
+    return float(np.median(known))
+
+
+def usual_side(table: Manifest) -> int:
+    """The usual side of a table's images in px: the median of the shorter ones, of at most 64 images."""
+    step = max(1, len(table.samples) // 64)
+    sizes = [(s.crop.w, s.crop.h) if s.crop else image_size(s.path) for s in table.samples[::step]]
+    return int(np.median([min(size) for size in sizes]))
 
 
 def _check_record(folder: Path) -> None:
@@ -212,7 +237,7 @@ def _weight_files(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _write_model(
-    folder: Path, method: Method, config: Strict, table: Manifest, about: dict[str, Any], describe: str
+    folder: Path, method: Method, config: Strict, table: Manifest, facts: dict[str, Any], describe: str
 ) -> None:
     description = {
         "histill": version("histill"),
@@ -220,7 +245,7 @@ def _write_model(
         "task": method.card.task,
         "config": config.model_dump(mode="json"),
         "data": table.card.model_dump(mode="json"),
-        "about": about,
+        **facts,
         "warnings": list(table.warnings),
     }
     write_inside(folder, WEIGHTS, weight_bytes(method))

@@ -207,7 +207,7 @@ class Mlps(Method):
 
     def predict_tiles(self, batch: TileBatch) -> Tensor:
         """The segmenter's probabilities and, for the gate, what the classifier sees: [b, 2 k, h, w]."""
-        probabilities = self.segmenter(batch.images).float().softmax(dim=1)  # [b, k, h, w]
+        probabilities: Tensor = self.segmenter(batch.images).float().softmax(dim=1)  # [b, k, h, w]
         if not self.config.gate:
             return probabilities
         return torch.cat([probabilities, self.presence(batch.images)], dim=1)  # [b, 2 k, h, w]

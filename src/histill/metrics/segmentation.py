@@ -2,9 +2,11 @@
 
 Rules that hold for all of it:
 
-- Pixels whose truth is IGNORE are left out, whatever was predicted there. A prediction is never IGNORE.
+- Pixels whose truth is IGNORE are left out, whatever was predicted there. A prediction of an image is never IGNORE;
+  that of a slide is, where no tissue was seen, and such a pixel is a miss of its true class and a find of none.
 - A confusion matrix counts pixels; its rows are the truth, its columns the prediction. The measures made from it take
-  any number of leading axes, so one call serves one image, a data set, or thousands of bootstrap draws.
+  any number of leading axes, so one call serves one image, a data set, or thousands of bootstrap draws. Where pixels
+  may have no prediction there is one column more, which counts them.
 - A class that stands neither in the truth nor in the prediction has no IoU and no Dice (nan), and a mean over classes
   leaves it out. A class that stands in one of the two only has an IoU and a Dice of 0.
 - The background, where there is one, is a class like the others.
@@ -28,7 +30,7 @@ _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 def confusion(
-    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], k: int, ignore: int = IGNORE
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], k: int, ignore: int = IGNORE, *, gaps: bool = False
 ) -> NDArray[np.int64]:
     """Count the pixels of each pair of true and predicted class.
 
@@ -37,40 +39,44 @@ def confusion(
         predicted: uint8 [h, w], classes 0 to k - 1, also where the truth is `ignore`.
         k: number of classes.
         ignore: the truth's label for pixels that count nowhere; not one of the classes.
+        gaps: whether pixels may have no prediction, which is IGNORE there.
 
     Returns:
-        int64 [k, k]; rows are the truth, columns the prediction.
+        int64 [k, k]; rows are the truth, columns the prediction. With gaps [k, k + 1], the last for no prediction.
 
     Raises:
         HistillError: shapes differ, a type is not uint8, or a label is no class.
     """
     _check(truth, predicted, k, ignore)
     h, w = truth.shape
-    counts = np.zeros((k + 1) * k, np.int64)  # row k takes the ignored pixels
+    columns = k + gaps
+    counts = np.zeros((k + 1) * columns, np.int64)  # row k takes the ignored pixels
     ignored = 0
     step = max(1, min(h, CHUNK // max(w, 1)))
-    # (k + 1) * k codes in a byte: two pixels at a time are one 16-bit number, which halves the counting.
-    by_two = (k + 1) * k <= 256
+    # All codes in a byte: two pixels at a time are one 16-bit number, which halves the counting.
+    by_two = counts.size <= 256
     codes = np.empty(-(-step * w // 2) * 2, np.uint8 if by_two else np.uint16)
     for top in range(0, h, step):
         true_rows, predicted_rows = truth[top : top + step], predicted[top : top + step]
-        if predicted_rows.size and predicted_rows.max() >= k:
+        if gaps:
+            predicted_rows = np.where(predicted_rows == IGNORE, np.uint8(k), predicted_rows)
+        if predicted_rows.size and predicted_rows.max() >= columns:
             raise _no_class("prediction", int(predicted_rows.max()), k)
         ignored += int(np.count_nonzero(true_rows == ignore))
         used = true_rows.size
         block = codes[:used].reshape(true_rows.shape)
         np.minimum(true_rows, k, out=block)
-        block *= k
+        block *= columns
         block += predicted_rows
         if by_two:
             even = used + used % 2
-            codes[used:even] = k * k
+            codes[used:even] = k * columns
             ignored += even - used
             pairs = np.bincount(codes[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
             counts += (pairs.sum(0) + pairs.sum(1))[: counts.size]
         else:
             counts += np.bincount(codes[:used], minlength=counts.size)
-    table = counts.reshape(k + 1, k)
+    table = counts.reshape(k + 1, columns)
     if table[k].sum() != ignored:
         raise _no_class("truth", int(truth[(truth >= k) & (truth != ignore)].max()), k)
     return table[:k].copy()
@@ -86,7 +92,7 @@ def class_iou(table: NDArray[Any]) -> NDArray[np.float64]:
         float64 [..., k], nan where a class stands neither in truth nor in prediction.
     """
     agreed = np.diagonal(table, axis1=-2, axis2=-1)  # [..., k]
-    return _ratio(agreed, table.sum(-1) + table.sum(-2) - agreed)
+    return _ratio(agreed, table.sum(-1) + _predicted(table) - agreed)
 
 
 def class_dice(table: NDArray[Any]) -> NDArray[np.float64]:
@@ -99,7 +105,13 @@ def class_dice(table: NDArray[Any]) -> NDArray[np.float64]:
         float64 [..., k], nan where a class stands neither in truth nor in prediction.
     """
     agreed = np.diagonal(table, axis1=-2, axis2=-1)  # [..., k]
-    return _ratio(2 * agreed, table.sum(-1) + table.sum(-2))
+    return _ratio(2 * agreed, table.sum(-1) + _predicted(table))
+
+
+def _predicted(table: NDArray[Any]) -> NDArray[Any]:
+    """Pixels predicted as each class, [..., k]: those without a prediction are no class's."""
+    predicted: NDArray[Any] = table.sum(-2)[..., : table.shape[-2]]
+    return predicted
 
 
 def mean_iou(table: NDArray[Any]) -> NDArray[np.float64]:

@@ -27,6 +27,9 @@ RULES = (
     "of the distance between outlines; the image's diagonal where only one of the two masks is empty."
 )
 INTERVALS = "Brackets: 95 % interval, {draws} bootstrap draws of patients."
+LEAST_PATIENTS = 5
+"""Of fewer no verdict is given: an interval from a handful of patients lies on one side of 0 by chance too often."""
+TOO_FEW = "too few patients"
 NO_INTERVAL = "There is no interval: the cases come from fewer than two patients"
 
 
@@ -37,7 +40,7 @@ class ImageScore:
     Attributes:
         id: the sample's id.
         patient: whom the image comes from; the unit of the bootstrap.
-        confusion: int64 [k, k] pixel counts, rows the truth.
+        confusion: int64 [k, k] pixel counts, rows the truth; [k, k + 1] where pixels may have no prediction.
         hd95: float64 [k], pixels; see `segmentation.hd95`.
         mpp: um per pixel, or None where it is not known.
     """
@@ -211,12 +214,14 @@ def compare(
         better: Literal["higher", "lower"] = "lower" if "HD95" in name else "higher"
         difference = paired(of_a, of_b, n, names=names, better=better)
         numbers[f"difference/{name}"] = difference.number
-        rows.append((name, number(of_a, n), number(of_b, n), difference.number, difference.verdict, n))
+        verdict = difference.verdict if resampling.patients >= LEAST_PATIENTS else TOO_FEW
+        rows.append((name, number(of_a, n), number(of_b, n), difference.number, verdict, n))
     columns = ("measure", *names, "difference", "verdict", "images")
     over = f"{len(a)} seeds" if len(a) > 1 else "one seed"
     note = (
         f"The difference is {names[0]} - {names[1]}, paired over images and pooled over {over}. One beats the other if "
-        f"the 95 % interval of the difference ({draws} bootstrap draws of patients) lies wholly on its side of 0. "
+        f"the 95 % interval of the difference ({draws} bootstrap draws of patients) lies wholly on its side of 0, "
+        f"and there are at least {LEAST_PATIENTS} patients. "
         "For HD95 less is better. No correction for the number of measures."
     )
     return Report(
@@ -309,7 +314,7 @@ def _check(scores: Sequence[ImageScore], k: int, name: str) -> None:
     if not scores:
         raise HistillError("no image was scored", code=Exit.INPUT, subject=name, mend="Give images with a true mask")
     for score in scores:
-        if score.confusion.shape != (k, k) or score.hd95.shape != (k,):
+        if score.confusion.shape not in ((k, k), (k, k + 1)) or score.hd95.shape != (k,):
             raise HistillError(
                 f"scored with {len(score.hd95)} classes, not {k}", code=Exit.INPUT, subject=f"{name}, {score.id}"
             )

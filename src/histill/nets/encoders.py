@@ -1,4 +1,4 @@
-"""Trunks: any timm encoder by name, and torchvision's SqueezeNet, with named taps.
+"""Trunks: any timm encoder by name, torchvision's SqueezeNet and the wide ResNet-38, with named taps.
 
 An encoder takes images in 0..1 and normalises them itself, as its own weights expect.
 """
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from histill.core.errors import Exit, HistillError
-from histill.nets.weights import FILE_KINDS, is_file, load_into, read_weights, unreachable
+from histill.nets.resnet38 import ResNet38, from_mxnet, is_mxnet
+from histill.nets.weights import FILE_KINDS, is_file, load_into, read_weights, trunk_part, unreachable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -72,9 +73,9 @@ class Encoder(nn.Module, ABC):
     def trunk(self) -> nn.Module:
         """The module whose keys a weights file has."""
 
-    @abstractmethod
     def fitting(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of a published file that is the trunk's: without the classification head."""
+        return trunk_part(weights, self.trunk().state_dict())
 
     @abstractmethod
     def load_from_hub(self, name: str) -> None:
@@ -158,10 +159,6 @@ class SqueezeNetEncoder(Encoder):
         """The feature layers, keyed as in torchvision's file."""
         return self.features
 
-    def fitting(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """torchvision's file without its classifier."""
-        return {key.removeprefix("features."): value for key, value in weights.items() if "classifier" not in key}
-
     def load_from_hub(self, name: str) -> None:
         """Load torchvision's ImageNet weights, the only ones there are."""
         from torchvision.models import SqueezeNet1_0_Weights
@@ -179,6 +176,51 @@ class SqueezeNetEncoder(Encoder):
         if tap not in self.TAPS:
             raise _no_tap("squeezenet1_0", tap, list(self.TAPS))
         return str(self.TAPS[tap][0])
+
+
+class ResNet38Encoder(Encoder):
+    """The wide ResNet-38 of weakly supervised segmentation, MLPS's own trunk.
+
+    It takes images in 0..1 as they are, as MLPS does, though its ImageNet weights were learnt with mean and deviation
+    taken out. Its taps left out are the ends of its stages; the last three are the paper's: b4_5, b5_2 and bn7.
+
+    Args:
+        taps: names of the maps wanted: conv1a, b2, b2_1 and so on to b7, bn7.
+        output_stride: pixels of the image for one of the last map; the paper's is 8.
+        narrower: divides all widths; only at 1 do published weights fit.
+    """
+
+    PYRAMID = ("b2_2", "b3_2", "b4_5", "b5_2", "bn7")
+
+    def __init__(self, taps: Sequence[str] = (), output_stride: OutputStride = 8, narrower: int = 1) -> None:
+        super().__init__(mean=(0.0,) * 3, std=(1.0,) * 3)
+        self.network = ResNet38(output_stride, narrower)
+        self.taps = _chosen(tuple(taps) or self.PYRAMID, self.network.channels, "resnet38")
+        self.channels = tuple(self.network.channels[tap] for tap in self.taps)
+        self.strides = tuple(self.network.strides[tap] for tap in self.taps)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The maps of normalised images."""
+        found: list[Tensor] = self.network(x, self.taps)
+        return found
+
+    def trunk(self) -> nn.Module:
+        """The network, keyed as in the PyTorch files that the field shares."""
+        return self.network
+
+    def fitting(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The trunk's part of such a file, or of the authors' own."""
+        return from_mxnet(weights, self.network) if is_mxnet(weights) else super().fitting(weights)
+
+    def load_from_hub(self, name: str) -> None:
+        """There is nothing on the hub."""
+        raise _no_weights("resnet38", name, [])
+
+    def module_of(self, tap: str) -> str:
+        """A tap's own name."""
+        if tap not in self.network.channels:
+            raise _no_tap("resnet38", tap, list(self.network.channels))
+        return tap
 
 
 class TimmEncoder(Encoder):
@@ -237,11 +279,18 @@ class TimmEncoder(Encoder):
         return self.network
 
     def fitting(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The keys that the trunk has; a published file also holds the head."""
-        own = self.network.state_dict()
+        """The part of a published file that is the trunk's: without the classification head."""
+        import timm
+
         # timm flattens the first level of what it takes features from: "stages.0.x" of a file is "stages_0.x" here.
-        flat = {key if key in own else key.replace(".", "_", 1): value for key, value in weights.items()}
-        return {key: value for key, value in flat.items() if key in own}
+        own = self.network.state_dict()
+        flat = {key.replace("_", ".", 1): key for key in own}
+        part = trunk_part(weights, {*flat, *own})
+        named = {flat.get(key, key): value for key, value in part.items()}
+        # A few networks lose more than a head when they become a trunk: what the whole of them has is no fault.
+        with torch.device("meta"):
+            whole = timm.create_model(self.name).state_dict()
+        return {key: value for key, value in named.items() if key in own or key not in whole}
 
     def module_of(self, tap: str) -> str:
         """The name of a tap's module in timm's feature network."""
@@ -271,12 +320,14 @@ def build_encoder(name: str, *, taps: Sequence[str] = (), output_stride: OutputS
     """An encoder by name, without weights; see `Encoder.start_from`.
 
     Args:
-        name: "squeezenet1_0", or any timm name with feature maps.
+        name: "squeezenet1_0", "resnet38", or any timm name with feature maps.
         taps: names of the maps wanted, shallow to deep; empty: one per halving of the image.
         output_stride: pixels of the image for one of the deepest map.
     """
     if name == "squeezenet1_0":
         return SqueezeNetEncoder(taps, output_stride)
+    if name == "resnet38":
+        return ResNet38Encoder(taps, output_stride)
     return TimmEncoder(name, taps, output_stride)
 
 

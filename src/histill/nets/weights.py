@@ -1,13 +1,15 @@
 """The one rule for weights: none, a file, or the hub's name. No pickle is run, and nothing is loaded in part.
 
-A file is safetensors, a ``.pth`` / ``.pt`` that torch reads with weights_only, or an ``.npz`` without objects.
+A file is safetensors, a ``.pth`` / ``.pt`` that torch reads with weights_only, an ``.npz`` without objects, or MXNet's
+``.params``.
 """
 
 from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import accumulate, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from histill.core.errors import Exit, HistillError
+from histill.nets.mxnet_params import read_mxnet_params
 
-FILE_KINDS = (".safetensors", ".pth", ".pt", ".npz")
+FILE_KINDS = (".safetensors", ".pth", ".pt", ".npz", ".params")
+WRAPPERS = frozenset({"module", "model", "net", "network", "backbone", "encoder", "trunk", "features"})
+"""attributes under which training codes keep a network, or networks their trunk"""
 MOST_NAMED = 5
 
 
@@ -41,6 +46,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+        if path.suffix == ".params":
+            return {name: torch.from_numpy(array) for name, array in read_mxnet_params(path).items()}
         if path.suffix in (".pth", ".pt"):
             return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
     except pickle.UnpicklingError as error:
@@ -63,6 +70,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         subject=str(path),
         mend=f"Give one of: {', '.join(FILE_KINDS)}",
     )
+
+
+def trunk_part(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """What a published file holds of a trunk, under the trunk's own names.
+
+    Wrappers around the trunk, such as "module." or "backbone.", are taken off. What belongs to parts that the trunk
+    does not have, such as a classification head or a decoder, is left out; what belongs to the trunk's own parts and
+    still does not fit stays, for `load_into` to refuse.
+
+    Args:
+        weights: a file's tensors, by key.
+        names: the keys that the trunk has.
+    """
+    prefixes = {""}
+    for key in weights:
+        prefixes |= set(accumulate(f"{step}." for step in takewhile(WRAPPERS.__contains__, key.split("."))))
+    parts = [
+        {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        for prefix in sorted(prefixes)
+    ]
+    part = max(parts, key=lambda part: len(part.keys() & names))
+    roots = {_root(name) for name in names}
+    return {key: value for key, value in part.items() if _root(key) in roots}
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -117,6 +147,10 @@ def unreachable(name: str, error: Exception) -> HistillError:
         subject=name,
         mend="Either fetch the file elsewhere and give its path as 'weights', or set 'weights' to none",
     )
+
+
+def _root(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def _state_dict(value: object, path: Path) -> dict[str, Tensor]:

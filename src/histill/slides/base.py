@@ -17,6 +17,9 @@ from histill.core.geometry import Frame, Region
 RgbImage = NDArray[np.uint8]
 WHITE = 255
 
+MOST_AT_ONCE = 1 << 24
+"""Pixels of a level that are held at once; a thumbnail of a slide without a pyramid is made part by part."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -87,8 +90,9 @@ class Slide(ABC):
             HistillError: input (4) if neither the file nor the user gives it.
         """
         if self.facts.spacing is None:
+            notes = "; ".join(self.facts.notes)
             raise HistillError(
-                "the file does not say how large a pixel is" + "".join(f" ({note})" for note in self.facts.notes),
+                "the file does not say how large a pixel is" + (f" ({notes})" if notes else ""),
                 code=Exit.INPUT,
                 subject=str(self.path),
                 mend="Give the spacing of its largest level in um/px: --mpp 0.25 (usual for 40x; 0.5 for 20x)",
@@ -112,13 +116,19 @@ class Slide(ABC):
     def read_as(self, region: Region, width: int, height: int) -> RgbImage:
         """Pixels of a region, made width x height px large, uint8 [height, width, 3]; white beyond the slide.
 
-        The best level of the pyramid is read: the coarsest that is at least as fine as asked.
+        The best level of the pyramid is read: the coarsest that is at least as fine as asked. Its pixels are laid on
+        those asked for to within half a pixel of the level. Memory is bounded, whatever the region.
+
+        Raises:
+            HistillError: input (4) if the pixels cannot be read.
         """
         down = min(region.w / width, region.h / height)
         # A level that is a hair coarser than asked will do: pyramids round their sizes.
         fine = [i for i, each in enumerate(self.facts.levels) if each.downsample <= down * 1.01]
         level = max(fine, key=lambda i: self.facts.levels[i].downsample, default=0)
         x, y, w, h = self._at_level(region, level)
+        if w * h > MOST_AT_ONCE and max(width, height) > 1:
+            return self._in_halves(region, width, height)
         pixels = self._padded(level, x, y, w, h)
         if pixels.shape[:2] == (height, width):
             return pixels
@@ -143,10 +153,23 @@ class Slide(ABC):
         self.close()
 
     def _at_level(self, region: Region, level: int) -> tuple[int, int, int, int]:
-        down = self.facts.levels[level].downsample
-        left, top = round(region.x / down), round(region.y / down)
-        right, bottom = round((region.x + region.w) / down), round((region.y + region.h) / down)
-        return left, top, max(1, right - left), max(1, bottom - top)
+        """A region in a level's px: left, top, width, height."""
+        width, height = self.size
+        left, right = _along(region.x, region.w, width, self.facts.levels[level].width)
+        top, bottom = _along(region.y, region.h, height, self.facts.levels[level].height)
+        return left, top, right - left, bottom - top
+
+    def _in_halves(self, region: Region, width: int, height: int) -> RgbImage:
+        """A region that is too large to hold, cut across its longer side."""
+        if width > 1 and (region.w >= region.h or height == 1):
+            half, cut = width // 2, round(region.w * (width // 2) / width)
+            left = self.read_as(Region(region.x, region.y, cut, region.h), half, height)
+            right = self.read_as(Region(region.x + cut, region.y, region.w - cut, region.h), width - half, height)
+            return np.concatenate([left, right], axis=1)
+        half, cut = height // 2, round(region.h * (height // 2) / height)
+        above = self.read_as(Region(region.x, region.y, region.w, cut), width, half)
+        below = self.read_as(Region(region.x, region.y + cut, region.w, region.h - cut), width, height - half)
+        return np.concatenate([above, below], axis=0)
 
     def _padded(self, level: int, x: int, y: int, w: int, h: int) -> RgbImage:
         size = self.facts.levels[level]
@@ -160,3 +183,23 @@ class Slide(ABC):
         pixels = np.full((h, w, 3), WHITE, np.uint8)
         pixels[top - y : bottom - y, left - x : right - x] = inner
         return pixels
+
+
+def _along(start: int, length: int, whole: int, part: int) -> tuple[int, int]:
+    """Where a stretch of level 0's side, `whole` px long, begins and ends on a level's side of `part` px."""
+    factor = round(whole / part)
+    # Scanners shrink by whole numbers and drop what is left over: of 4443 px by 2 there are 2221, each of 2 px.
+    step = factor if part in (whole // factor, -(-whole // factor)) else whole / part
+    begin, end = round(start / step), round((start + length) / step)
+    # What was dropped, less than a pixel, is not white: white begins where the slide ends.
+    end = min(end, part) if start + length <= whole else end
+    return min(begin, end - 1), end
+
+
+def on_white(pixels: NDArray[np.uint8]) -> RgbImage:
+    """Colour with straight alpha, uint8 [h, w, 4], laid on white: uint8 [h, w, 3]."""
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    if alpha.min(initial=WHITE) == WHITE:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), np.uint8)  # [h, w, 3]
+    weighed = colour * alpha.astype(np.uint16) + WHITE * (WHITE - alpha.astype(np.uint16))  # [h, w, 3], at most 65,025
+    return ((weighed + 127) // WHITE).astype(np.uint8)

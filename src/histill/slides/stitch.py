@@ -76,9 +76,9 @@ class Stitcher:
         rows = max(0, min(self._top + done, self._height) - self._top)
         if rows:
             weights = self._weights[:rows, : self._width]
-            seen = weights > 0
-            maps = self._sums[:, :rows, : self._width] / np.where(seen, weights, 1)
-            yield Band(self._left, self._top, maps, seen)
+            # A sum is 0 where its weights are.
+            maps = self._sums[:, :rows, : self._width] / np.maximum(weights, np.finfo(np.float32).tiny)
+            yield Band(self._left, self._top, maps.astype(np.float32, copy=False), weights > 0)
         self._sums[:, : self._grid.side - done] = self._sums[:, done:]
         self._sums[:, self._grid.side - done :] = 0
         self._weights[: self._grid.side - done] = self._weights[done:]

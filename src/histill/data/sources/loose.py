@@ -1,13 +1,17 @@
-"""Image files without a table: what a folder or a single path holds, as samples."""
+"""Files without a table: what a folder or a single path holds, as samples."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest, Sample
 from histill.core.record import fingerprint
+from histill.slides.open import SUFFIXES as SLIDE_SUFFIXES
+from histill.slides.open import slide_paths
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -23,9 +27,41 @@ def loose_images(path: Path, card: DatasetCard) -> Manifest:
         names = [file.relative_to(path).as_posix() for file in files]
     else:
         files, names = ([path], [path.name]) if path.is_file() else ([], [])
+    return _listed(path, files, names, card, SUFFIXES)
+
+
+def loose_slides(path: Path, card: DatasetCard) -> Manifest:
+    """A slide, or all slides below a folder. A slide's id is its file's stem, as other tools have it.
+
+    Two files of one stem are told apart by their folders and endings.
+
+    Raises:
+        HistillError: input (4) if there is no such path, or no slide below it.
+    """
+    files = slide_paths(path) if path.is_dir() else [path] if path.is_file() else []
+    often = Counter(file.stem for file in files)
+    names = [file.stem if often[file.stem] == 1 else file.relative_to(path).as_posix() for file in files]
+    return _listed(path, files, names, card, SLIDE_SUFFIXES)
+
+
+def _listed(
+    path: Path, files: Sequence[Path], names: Sequence[str], card: DatasetCard, known: Sequence[str]
+) -> Manifest:
     if not files:
         raise HistillError(
-            "there is no image here", code=Exit.INPUT, subject=str(path), mend=f"Known: {', '.join(SUFFIXES)}"
+            "there is no image here", code=Exit.INPUT, subject=str(path), mend=f"Known: {', '.join(known)}"
         )
-    samples = tuple(Sample(id=name, path=file, patient=name) for name, file in zip(names, files, strict=True))
-    return Manifest(samples, card, path, fingerprint(names))
+    samples = tuple(
+        Sample(id=name, path=file, patient=name) for name, file in zip(_told_apart(names), files, strict=True)
+    )
+    return Manifest(samples, card, path, fingerprint(list(names)))
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names as ids: those that differ in case alone are numbered, as their results may go where case is ignored."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name.lower()] += 1
+        found.append(name if seen[name.lower()] == 1 else f"{name} ({seen[name.lower()]})")
+    return found

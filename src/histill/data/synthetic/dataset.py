@@ -43,14 +43,7 @@ def write_tissue(
         seed: of everything.
         progress: called with (patches done, patches in all).
     """
-    card = DatasetCard(
-        classes=TISSUES,
-        colours=tuple(CLASSES.colours[CLASSES.index(name)] for name in TISSUES),
-        mask_values={str(i): "ignore" if name == WHITE else name for i, name in enumerate(CLASSES.names)},
-        synthetic=True,
-        source="histill synth tissue: made-up images with known truth",
-        licence="CC0",
-    )
+    card = dataset_card("histill synth tissue: made-up images with known truth")
     counts = {"train": train, "val": val, "test": test}
     samples: list[Sample] = []
     with new_folder(folder) as making:
@@ -77,6 +70,18 @@ def write_tissue(
                     progress(len(samples), sum(counts.values()))
         write_manifest(making / "data.csv", [sample for sample in samples if sample.labels], card)
     return folder / "data.csv"
+
+
+def dataset_card(source: str) -> DatasetCard:
+    """What the masks of made-up tissue mean: glass is no tissue."""
+    return DatasetCard(
+        classes=TISSUES,
+        colours=tuple(CLASSES.colours[CLASSES.index(name)] for name in TISSUES),
+        mask_values={str(i): "ignore" if name == WHITE else name for i, name in enumerate(CLASSES.names)},
+        synthetic=True,
+        source=source,
+        licence="CC0",
+    )
 
 
 def _split_seed(seed: int, split: str) -> int:

@@ -106,3 +106,82 @@ def mosaic(points: NDArray[np.float64], side: int, thickness: float, bend: float
     gaps = (near[:, 1:] - near[:, :1]) / thickness  # [side * side, 2]
     wall = np.minimum(np.exp(-gaps * gaps).sum(axis=1), 1)  # [side * side]
     return Mosaic(owner[:, 0].reshape(side, side), wall.reshape(side, side).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A smooth field over the plane in micrometres; it comes again, but far beyond what is seen of it.
+
+    What it is at a point follows from the point alone: however a slide is cut into blocks, they agree to the last bit.
+
+    Attributes:
+        values: float32 [side, side], mean 0 and deviation 1.
+        pitch: micrometres between two of them.
+        start: row and column of the first of them, in micrometres.
+    """
+
+    values: Field
+    pitch: float
+    start: tuple[float, float] = (0.0, 0.0)
+
+    @staticmethod
+    def draw(scale: float, rng: np.random.Generator, *, rough: float = 0, side: int = 1024) -> Texture:
+        """A field whose values hang together over `scale` micrometres; see `smooth`."""
+        fine = 8
+        return Texture(smooth((side, side), fine, rng, rough=rough), scale / fine)
+
+    def moved(self, rng: np.random.Generator) -> Texture:
+        """The same field, somewhere else."""
+        down, across = rng.random(2) * len(self.values) * self.pitch
+        return Texture(self.values, self.pitch, (float(down), float(across)))
+
+    def at(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> Field:
+        """Its values where rows at `y` and columns at `x` micrometres cross, float32 [len(y), len(x)]."""
+        rows, columns = (Places.of((at - begin) / self.pitch) for at, begin in zip((y, x), self.start, strict=True))
+        return bilinear(self.values, rows, columns, wrap=True)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where positions lie between the points of a grid, along one axis.
+
+    Attributes:
+        before: the last point before each, int [n].
+        share: how far on to the next point each is, 0 to 1, float32 [n].
+    """
+
+    before: NDArray[np.intp]
+    share: Field
+
+    @staticmethod
+    def of(positions: NDArray[np.float64], first: int = 0) -> Places:
+        """Positions in steps of a grid whose first point is `first`."""
+        whole = np.floor(positions)
+        return Places(whole.astype(np.intp) - first, (positions - whole).astype(np.float32))
+
+
+def bilinear(values: Field, rows: Places, columns: Places, *, wrap: bool = False) -> Field:
+    """Values between those of a grid, where rows and columns cross.
+
+    Args:
+        values: float32 [h, w].
+        rows: places along the first axis, n of them.
+        columns: places along the second axis, m of them.
+        wrap: whether the grid wraps round; else it goes on beyond its edges as it ends there.
+
+    Returns:
+        float32 [n, m].
+    """
+    used, starts = [], []
+    for places, size in zip((rows, columns), values.shape, strict=True):
+        first = int(places.before.min())
+        points = np.arange(first, int(places.before.max()) + 2)
+        used.append(points % size if wrap else np.clip(points, 0, size - 1))
+        starts.append(places.before - first)
+    part = values[np.ix_(*used)]
+    right = columns.share
+    wide = part[:, starts[1]] * (1 - right) + part[:, starts[1] + 1] * right  # [used, m]
+    below = rows.share[:, None]
+    mixed: Field = wide[starts[0]] * (1 - below)  # [n, m]
+    mixed += wide[starts[0] + 1] * below
+    return mixed

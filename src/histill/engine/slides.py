@@ -1,0 +1,341 @@
+"""Segment whole slides: label maps, outlines, pictures and areas, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from histill.core.config import Share, Strict
+from histill.core.errors import Exit, HistillError
+from histill.core.geometry import Frame, Grid
+from histill.core.journal import Journal
+from histill.core.labels import IGNORE
+from histill.core.manifest import Manifest, Sample
+from histill.core.storage import safe_name, write_bytes
+from histill.data.regions import Regions
+from histill.engine.apply import Applied, Listener, Made, Work, apply
+from histill.engine.handoff import Handoff
+from histill.engine.run import Machine, build_fabric
+from histill.engine.stitching import (
+    TileMaps,
+    Unreadable,
+    Wanted,
+    decided_bands,
+    read_tiles,
+    segment_tiles,
+)
+from histill.engine.training import Trained
+from histill.formats.features import label_map_features, write_features
+from histill.formats.maps import open_labels
+from histill.formats.outlines import Outline
+from histill.formats.pyramid import new_labels, new_probabilities
+from histill.formats.raster import OutlineRaster
+from histill.report.pictures import jpeg, strip
+from histill.report.tissue import tissue_picture
+from histill.slides.base import Slide
+from histill.slides.identity import snapshot, still
+from histill.slides.stain import fit_normaliser
+from histill.slides.tiling import lay_grid
+from histill.slides.tissue import Tissue, TissueSettings, find_tissue
+from histill.slides.worker import GuardedSlide, open_guarded
+
+PICTURE = 1600
+"""Longer side of a slide's pictures in px."""
+
+COARSE, BLIND = 0.8, 0.125
+"""Level-0 px per px that the network sees: with fewer, it looks at what the scanner did not, and then at nothing."""
+
+MOST_AT_ONCE = 1 << 26
+"""Pixels in one call of the network; more would take tens of GiB."""
+
+
+class SlideSettings(Strict):
+    """How a slide is cut into tiles and what is written of it."""
+
+    mpp: PositiveFloat | None = None
+    """um/px at which the network looks; left out, that of the images it learnt from"""
+    level0_mpp: PositiveFloat | None = None
+    """um per level-0 px of slides of which neither their table nor their file says it"""
+    tile: NonNegativeInt = 0
+    """side of a tile in px; 0 for that of the images it learnt from"""
+    overlap: Share = 0.25
+    """of neighbouring tiles, as a share of their side"""
+    least_tissue: Share = 0.02
+    """tiles with a smaller share of tissue are left out"""
+    batch_size: PositiveInt = 16
+    """tiles in one call of the network"""
+    normalise: Literal["none", "macenko", "reinhard"] = "none"
+    """stain normalisation, fitted to each slide once"""
+    probabilities: bool = False
+    """also write class probabilities"""
+    outlines: bool = True
+    """write outlines for QuPath"""
+    most_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """a slide of which a greater share of tiles cannot be read is put aside; fewer are left out and counted"""
+    tissue: TissueSettings = TissueSettings()
+    """how tissue is told from glass"""
+
+
+class SlideWork(Work):
+    """Writes, for each slide, ``masks/<id>.ome.tif``, ``geojson/<id>.geojson``, pictures, and areas in mm2.
+
+    Args:
+        trained: the model.
+        fabric: device and precision.
+        settings: see `SlideSettings`.
+        within: only tissue inside these regions is looked at; None for all of it.
+        without: tissue inside these is left out.
+    """
+
+    kind: ClassVar[Literal["slides"]] = "slides"
+
+    def __init__(
+        self,
+        trained: Trained,
+        fabric: Fabric,
+        settings: SlideSettings,
+        within: Regions | None = None,
+        without: Regions | None = None,
+    ) -> None:
+        self.method, self.fabric, self.plan = trained.method.to(fabric.device), fabric, settings
+        mpp = settings.mpp or trained.mpp
+        if mpp is None:
+            raise HistillError(
+                "the run's images had no spacing, so nobody knows at which one it looks at a slide",
+                code=Exit.USAGE,
+                subject="--at",
+                mend="Give the spacing of the images it learnt from, in um/px: --at 0.5",
+            )
+        self.mpp, self.side = mpp, settings.tile or trained.side
+        if self.side**2 * settings.batch_size > MOST_AT_ONCE:
+            raise HistillError(
+                f"{settings.batch_size} tiles of {self.side} px are more than the network takes at once",
+                code=Exit.USAGE,
+                subject="--tile",
+                mend="Give smaller tiles, such as --tile 512, or fewer at a time (--batch)",
+            )
+        self.within, self.without = within, without
+
+    @property
+    def settings(self) -> Any:
+        """The plan, spacing and side as they come out, and which regions."""
+        regions = {
+            name: each.digest for name, each in (("within", self.within), ("without", self.without)) if each is not None
+        }
+        return {**self.plan.model_dump(mode="json"), "mpp": self.mpp, "tile": self.side, **regions}
+
+    def may_write(self, sample: Sample) -> tuple[str, ...]:
+        """Mask, probabilities, outlines, two pictures."""
+        name = safe_name(sample.id)
+        return (
+            f"masks/{name}.ome.tif",
+            f"probabilities/{name}.ome.tif",
+            f"geojson/{name}.geojson",
+            f"pictures/{name}.jpg",
+            f"pictures/{name}-tissue.jpg",
+        )
+
+    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+        """Segment a slide."""
+        before = snapshot(sample.path)
+        mask, kept, outlines, picture, found = self.may_write(sample)
+        with self._open(sample) as slide:
+            frame = self._frame(slide, sample, journal)
+            thumbnail = slide.thumbnail(PICTURE)
+            tissue = find_tissue(slide, self.plan.tissue)
+            grid = self._grid(sample, frame, tissue)
+            write_bytes(folder / found, jpeg(tissue_picture(thumbnail, tissue, grid)))
+            details = self._details(slide, frame, tissue, grid)
+            unreadable = Unreadable(most=int(self.plan.most_unreadable * len(grid)))
+            counts = np.zeros(256, np.int64)
+            if not len(grid):
+                where = " inside the regions" if self.within or self.without else ""
+                why = tissue.why or f"no tile holds enough tissue{where}"
+                return Made((found,), self._columns(slide, tissue, grid, unreadable, counts), details, empty=why)
+            small = _Small(frame.shape, thumbnail.shape[:2])
+            maps = self._maps(slide, tissue, grid, unreadable, journal)
+            self._write(folder / mask, folder / kept, maps, grid, self._wanted(sample, frame, tissue), small, counts)
+        files = [mask, found, picture]
+        classes = self.method.classes
+        write_bytes(
+            folder / picture,
+            strip(
+                thumbnail, {self.method.card.name: small.labels}, classes, height=min(1000, len(thumbnail)), legend=True
+            ),
+        )
+        if self.plan.probabilities:
+            files.append(kept)
+        if self.plan.outlines:
+            files.append(outlines)
+            with open_labels(folder / mask) as labels:
+                background = [] if classes.background is None else [classes.background]
+                features = label_map_features(labels.bands(), classes, frame, left_out=background)
+                write_features(folder / outlines, features, slide=sample.id)
+        still(sample.path, before)
+        columns = self._columns(slide, tissue, grid, unreadable, counts)
+        return Made(tuple(files), columns, {**details, "unreadable": unreadable.tiles, "why": unreadable.why})
+
+    def _open(self, sample: Sample) -> GuardedSlide:
+        slide = open_guarded(sample.path, sample.mpp)
+        if slide.facts.spacing is not None or self.plan.level0_mpp is None:
+            return slide
+        slide.close()
+        return open_guarded(sample.path, self.plan.level0_mpp)
+
+    def _frame(self, slide: Slide, sample: Sample, journal: Journal) -> Frame:
+        frame = slide.at(self.mpp)
+        said = f"{slide.mpp:g} um/px, coarser than the {self.mpp:g} at which the network looks"
+        if frame.scale < BLIND:
+            raise HistillError(
+                f"it has {said}, by so much that there is nothing to see",
+                code=Exit.INPUT,
+                subject=str(sample.path),
+                mend="Leave it out, or look at a coarser spacing (--at)",
+            )
+        notes = [*slide.facts.notes, *([f"it has {said}"] if frame.scale < COARSE else [])]
+        other = self.plan.level0_mpp
+        if sample.mpp is None and other is not None and abs(other / slide.mpp - 1) > 0.01:
+            source = slide.facts.spacing.source if slide.facts.spacing else ""
+            notes.append(f"{source} says {slide.mpp:g} um/px, which counts; to have it otherwise, give mpp in a table")
+        for note in notes:
+            journal.say("note", text=f"{sample.id}: {note}")
+        return frame
+
+    def _grid(self, sample: Sample, frame: Frame, tissue: Tissue) -> Grid:
+        return lay_grid(
+            frame,
+            tissue,
+            side=self.side,
+            overlap=self.plan.overlap,
+            least_tissue=self.plan.least_tissue,
+            within=self.within.of(sample) if self.within else None,
+            without=self.without.of(sample) if self.without else None,
+        )
+
+    def _wanted(self, sample: Sample, frame: Frame, tissue: Tissue) -> Wanted:
+        within = self.within.of(sample) if self.within else []
+        without = self.without.of(sample) if self.without else []
+        # What is drawn later covers what was drawn earlier.
+        outlines = [Outline(area) for area in (*within, *without)]
+        drawn = [1] * len(within) + [0] * len(without)
+        raster = OutlineRaster(outlines, drawn, frame, beyond=int(self.within is None)) if outlines else None
+        return Wanted(frame, tissue, raster)
+
+    def _columns(
+        self, slide: Slide, tissue: Tissue, grid: Grid, unreadable: Unreadable, counts: NDArray[np.int64]
+    ) -> dict[str, float | int]:
+        mm2 = (grid.frame.mpp / 1000) ** 2
+        return {
+            "tissue_mm2": round(float(tissue.share * np.prod(slide.size) * (slide.mpp / 1000) ** 2), 6),
+            **{f"{name}_mm2": round(float(counts[i] * mm2), 6) for i, name in enumerate(self.method.classes.names)},
+            "tiles": len(grid),
+            "unreadable": len(unreadable.tiles),
+            "mpp": grid.frame.mpp,
+        }
+
+    def _details(self, slide: Slide, frame: Frame, tissue: Tissue, grid: Grid) -> dict[str, Any]:
+        height, width = frame.shape
+        assert slide.facts.spacing is not None
+        return {
+            "size": list(slide.size),
+            "level0_mpp": slide.mpp,
+            "mpp": frame.mpp,
+            "spacing_source": slide.facts.spacing.source,
+            "notes": list(slide.facts.notes),
+            "map": [width, height],
+            "tissue_share": round(tissue.share, 6),
+            "lit": tissue.kind,
+            "tiles": len(grid),
+        }
+
+    def _maps(
+        self, slide: GuardedSlide, tissue: Tissue, grid: Grid, unreadable: Unreadable, journal: Journal
+    ) -> Iterator[TileMaps]:
+        tiles = read_tiles(slide, grid, unreadable)
+        if self.plan.normalise != "none":
+            normalise = fit_normaliser(self.plan.normalise, slide, tissue)
+            tiles = ((number, normalise(image)) for number, image in tiles)
+        done = 0
+        for maps in segment_tiles(tiles, self.method, self.fabric, self.side, self.plan.batch_size):
+            done += len(maps.tiles)
+            journal.show("tiles", done=done, of=len(grid))
+            yield maps
+
+    def _write(
+        self,
+        mask: Path,
+        kept: Path,
+        maps: Iterator[TileMaps],
+        grid: Grid,
+        wanted: Wanted,
+        small: _Small,
+        counts: NDArray[np.int64],
+    ) -> None:
+        """Write the label map, and probabilities on request, beside the network, which runs in this thread."""
+        classes, frame = self.method.classes, grid.frame
+        probabilities = self.plan.probabilities
+
+        def write(maps: Iterator[TileMaps]) -> None:
+            with ExitStack() as stack:
+                labels = stack.enter_context(new_labels(mask, shape=frame.shape, mpp=frame.mpp, classes=classes))
+                also = (
+                    stack.enter_context(new_probabilities(kept, shape=frame.shape, mpp=frame.mpp, classes=classes))
+                    if probabilities
+                    else None
+                )
+                for band in decided_bands(maps, grid, wanted, self.method, probabilities=probabilities):
+                    small.take(band.top, band.labels)
+                    np.add(counts, np.bincount(band.labels.ravel(), minlength=256), out=counts)
+                    labels.add(band.labels)
+                    if also is not None and band.probabilities is not None:
+                        also.add(band.probabilities)
+
+        with Handoff(write) as writer:
+            for each in maps:
+                writer.put(each)
+
+
+class _Small:
+    """A label map made small as its bands go by: the nearest pixel of each.
+
+    Args:
+        shape: height and width of the map.
+        small: height and width to come to.
+    """
+
+    def __init__(self, shape: tuple[int, int], small: tuple[int, int]) -> None:
+        self.labels = np.full(small, IGNORE, np.uint8)
+        self._rows, self._columns = (
+            np.minimum(((np.arange(to) + 0.5) * of / to).astype(np.intp), of - 1)
+            for to, of in zip(small, shape, strict=True)
+        )
+
+    def take(self, top: int, labels: NDArray[np.uint8]) -> None:
+        """A band whose first row is `top`."""
+        first, last = np.searchsorted(self._rows, [top, top + len(labels)])
+        self.labels[first:last] = labels[self._rows[first:last] - top][:, self._columns]
+
+
+def apply_to_slides(
+    trained: Trained,
+    table: Manifest,
+    folder: Path,
+    *,
+    machine: Machine,
+    settings: SlideSettings | None = None,
+    within: Regions | None = None,
+    without: Regions | None = None,
+    most_quarantined: float = 0.05,
+    listener: Listener | None = None,
+) -> Applied:
+    """Segment every slide of a table into a folder; see `apply` and `SlideWork`."""
+    fabric = build_fabric(machine)
+    work = SlideWork(trained, fabric, settings or SlideSettings(), within, without)
+    return apply(work, trained, table, folder, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
