@@ -88,8 +88,8 @@ def tissue(height: int = 300, width: int = 420, seed: int = 0) -> Pixels:
     image = random.normal(243, 1, (height, width, 3))
     y, x = np.mgrid[:height, :width]
     blob = ((y - height / 2) / (height * 0.38)) ** 2 + ((x - width / 2) / (width * 0.4)) ** 2 < 1
-    grain = random.normal(0, 25, (height // 8 + 1, width // 8 + 1, 1)).repeat(8, 0).repeat(8, 1)[:height, :width]
-    stained = np.array([185.0, 125.0, 165.0]) + grain + random.normal(0, 3, image.shape)
+    grain = random.normal(0, 25, (height // 16 + 1, width // 16 + 1, 1)).repeat(16, 0).repeat(16, 1)[:height, :width]
+    stained = np.array([185.0, 125.0, 165.0]) + grain + random.normal(0, 1, image.shape)
     image[blob] = stained[blob]
     return image.clip(0, 255).astype(np.uint8)
 

@@ -151,12 +151,16 @@ def spacing(**flags: float | None) -> None:
         HistillError: usage (2), naming the first of them.
     """
     for name, value in flags.items():
-        if value is not None and not 0.05 <= value <= 100:
+        if value is None:
+            continue
+        from histill.slides.resolution import LEAST_MPP, MOST_MPP
+
+        if not LEAST_MPP <= value <= MOST_MPP:
             raise HistillError(
                 f"{value:g} um/px is no spacing of a slide",
                 code=Exit.USAGE,
                 subject=f"--{name}",
-                mend="Give 0.05 to 100: 0.25 is usual for 40x, 0.5 for 20x",
+                mend=f"Give {LEAST_MPP:g} to {MOST_MPP:g}: 0.25 is usual for 40x, 0.5 for 20x",
             )
 
 

@@ -81,13 +81,13 @@ class Arguments:
     to: Path
     """the table to write, such as data.csv"""
     classes: str = ""
-    """plain, outlines: names in label order, comma between; left out, those that labels or outlines name"""
+    """plain, outlines, pos_neg: names in label order, comma between; left out, those that labels or outlines name"""
     background: str = ""
-    """plain, outlines: the class that labels name only where there is no other; what no outline covers"""
+    """plain, outlines, pos_neg: the class that labels name only where there is no other; what no outline covers"""
     mask_values: str = ""
-    """plain: what the masks' pixel values mean, such as 0=stroma,255=gland,3=ignore"""
+    """plain, and the sets as published: what the masks' pixel values mean, such as 0=stroma,255=gland,3=ignore"""
     mpp: float | None = None
-    """plain, outlines: um/px of rows or slides (largest level) that do not say it"""
+    """plain, outlines, pos_neg: um/px of rows or slides (largest level) that do not say it"""
     more: Annotated[OmitArgPrefixes[OutlineArguments], arg(name="outlines")] = field(default_factory=OutlineArguments)
 
 

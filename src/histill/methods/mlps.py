@@ -8,8 +8,9 @@ regions it relies on most, so that it looks at whole tissues. Grad-CAM at three 
 patch's labels into three pseudo-masks. Stage 2 learns to segment from all three at once, and at prediction stage 1
 gates its classes.
 
-Where we depart: any trunk with three named taps; the gate looks through a window of the training patches' size, so that
-images of other sizes are gated alike; a background class, where a data set has one; validation never sees test images.
+Where we depart: any trunk with three named taps, of which the paper's wide ResNet-38 is one; the gate looks through a
+window of the training patches' size, so that images of other sizes are gated alike, and on slides decides on blended
+tiles; a background class, where a data set has one; validation never sees test images.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ class ClassifierSettings(Strict):
     """A classifier by the names of its parts."""
 
     encoder: str = "resnet50"
-    """squeezenet1_0, or any timm encoder with feature maps"""
+    """squeezenet1_0, resnet38 (the wide one of the papers), or any timm encoder with feature maps"""
     weights: str = "imagenet"
-    """what the encoder starts from: none, a file (.safetensors, .pth, .npz), or a name of the hub"""
+    """what the encoder starts from: none, a file (.safetensors, .pth, .npz, .params), or a name of the hub"""
     taps: tuple[str, ...] = ()
     """the encoder's maps that are looked at, shallow to deep; left out, its last three"""
     output_stride: OutputStride = 8

@@ -60,7 +60,7 @@ class SegmenterSettings(Strict):
     """A segmenter by the names of its parts."""
 
     encoder: str = "resnet101"
-    """squeezenet1_0, or any timm encoder with feature maps"""
+    """squeezenet1_0, resnet38, or any timm encoder with feature maps"""
     weights: str = "imagenet"
     """what the encoder starts from: none, a file (.safetensors, .pth, .npz), a name of the hub, or "classifier": what
     the trunk of stage 1's classifier has learnt, where both are of one kind"""
