@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scanned import CLASSES, Pixels, tissue, write_predictions, write_table
-from small import Histill, change_rows, torn
+from small import Histill, bomb, change_rows, torn
 
 from histill.core.labels import IGNORE, Classes
 from histill.core.manifest import read_manifest
@@ -407,6 +407,12 @@ def test_a_torn_truth(name: str, content: bytes, fails: Fails, scored: tuple[Pat
     (scored[1].parent / name).write_bytes(content)
     change_rows(scored[1], lambda rows: rows[1].update(mask=name))
     fails(4, name, *begin(*scored))
+
+
+def test_a_mask_that_is_a_bomb(fails: Fails, scored: tuple[Path, Path]) -> None:
+    (scored[1].parent / "b.png").write_bytes(bomb())
+    change_rows(scored[1], lambda rows: rows[1].update(mask="b.png"))
+    fails(5, ["b.png", "bomb", "tiled TIFF"], *begin(*scored))
 
 
 def test_rows_without_truth(fails: Fails, scored: tuple[Path, Path]) -> None:
