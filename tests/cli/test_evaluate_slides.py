@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,10 +355,12 @@ def test_against_the_same_method_at_another_spacing(fails: Fails, histill: Histi
     assert f"{folder} against {other}" in (folder.parent / "report" / "report.html").read_text()
 
 
-def test_against_predictions_of_images(fails: Fails, made: Path, tmp_path: Path) -> None:
+def test_against_predictions_of_images(fails: Fails, tmp_path: Path) -> None:
     table = a_table(tmp_path / "in", {"s": write_map(tmp_path / "in" / "t.tif", blocks((HEIGHT, WIDTH), 1), LEVEL0)})
     folder = predicted(tmp_path / "out", table, {"s": blocks(SHAPE, 2)})
-    fails(2, [str(made), "it holds images, the other slides"], *begin(folder, table, "--against", made / "predicted"))
+    replace(open_predictions(folder), folder=tmp_path / "images", kind="images").write()
+    message = "it holds images, the other slides"
+    fails(2, [f"{tmp_path / 'images'}", message], *begin(folder, table, "--against", tmp_path / "images"))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
