@@ -113,7 +113,6 @@ def main() -> None:
         "each network": [round(each, 1) for each in alone],
         "each end to end": [round(each, 1) for each in whole],
         "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20), 2),
-        "peak GiB of a reader": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20), 2),
     }
     print(json.dumps(found, indent=2))
 

@@ -240,17 +240,18 @@ def test_tissue_is_looked_at_within_regions_and_not_without(tmp_path: Path) -> N
         assert (found[:, other] == IGNORE).all()
 
 
-@pytest.mark.parametrize("mpp", [0.21, 0.25, 0.29, 0.5])
-def test_areas_and_extents_are_physical(mpp: float, tmp_path: Path) -> None:
-    """The same tissue written at other spacings gives the same areas in mm2 and the same map."""
+def test_areas_and_extents_are_physical(tmp_path: Path) -> None:
+    """The same tissue written at other spacings gives the same area within 2 % and a map of the same extent."""
     image = tissue_image(600, 840)
-    size = round(840 * 0.5 / mpp), round(600 * 0.5 / mpp)
-    scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    folder = tmp_path / "out"
-    table = table_of(tmp_path / "in", scaled, mpp=mpp)
-    apply(table, folder)
-    (row,) = csv.DictReader((folder / "predictions.csv").read_text().splitlines())
-    truth = image[..., 1] < 200
-    assert float(row["a_mm2"]) + float(row["b_mm2"]) == pytest.approx(truth.sum() * 0.25e-6, rel=0.1)
-    height, width = labels_of(folder, table).shape
-    assert (width, height) == pytest.approx((840, 600), rel=0.01)
+    areas = {}
+    for mpp in (0.5, 0.29, 0.25, 0.21):
+        size = round(840 * 0.5 / mpp), round(600 * 0.5 / mpp)
+        scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        folder = tmp_path / f"out-{mpp}"
+        table = table_of(tmp_path / f"in-{mpp}", scaled, mpp=mpp)
+        apply(table, folder)
+        (row,) = csv.DictReader((folder / "predictions.csv").read_text().splitlines())
+        areas[mpp] = float(row["a_mm2"]) + float(row["b_mm2"])
+        height, width = labels_of(folder, table).shape
+        assert (width, height) == pytest.approx((840, 600), rel=0.01)
+    assert areas == pytest.approx(dict.fromkeys(areas, areas[0.5]), rel=0.02)
