@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "classify": {"epochs": 11, **SCHEDULE},
     "classify_augmentation": {"turn": True},
     "segmenter": {"encoder": "resnet10t", "weights": "classifier", "channels": 64, "separable": True},
-    "segment": {"epochs": 8, **SCHEDULE},
+    "segment": {"epochs": 5, **SCHEDULE},
     "segment_augmentation": {"turn": True, "blur": 0.0},
     "select": "last",
 }
