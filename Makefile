@@ -11,7 +11,7 @@ READY := $(VENV)/ready
 help:
 	@echo "make demo       the whole story on made-up data, into demo-out/"
 	@echo "make test       lint, types and the fast tests"
-	@echo "make test-slow  the tests that train on real data"
+	@echo "make test-slow  the tests that train on real data, and new examples for the property tests"
 	@echo "make lint       lint and types alone"
 	@echo "make bench      the methods on real data (HISTILL_DATA)"
 	@echo "make clean      remove what the others made"
@@ -37,6 +37,7 @@ test: lint
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow -o timeout=3600
+	$(BIN)/pytest -m "hypothesis and not slow" --hypothesis-profile=search -n 2
 
 bench: $(READY)
 	$(BIN)/python benchmarks/methods.py

@@ -22,8 +22,10 @@ from hypothesis import settings  # noqa: E402
 ROOT = Path(__file__).parents[1]
 NO_DATA = "no real data"
 
-# A deadline measures the machine, not the code.
-settings.register_profile("histill", deadline=None)
+# A deadline measures the machine, not the code. The fast tests try the same examples each time, so that a change is
+# judged by what it changes; `make test-slow` draws new ones.
+settings.register_profile("histill", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=500)
 settings.load_profile("histill")
 
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,8 @@ def begin(command: list[str], prepare: Callable[[], object], said: Path) -> int:
             os.dup2(file.fileno(), 2)
         prepare()
         code = main(command)
+        # As the interpreter does at its end: threads are waited for.
+        threading._shutdown()  # type: ignore[attr-defined]
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

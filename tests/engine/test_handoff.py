@@ -165,6 +165,22 @@ def test_an_interrupt_wherever_the_producer_waits(items: int, tmp_path: Path) ->
     time.sleep(0.05)
 
 
+def test_an_interrupt_just_when_the_consumer_starts(tmp_path: Path) -> None:
+    def consume(items: Iterator[int]) -> None:
+        interrupt()
+        writes(tmp_path / "a")(items)
+
+    before = threading.active_count()
+    for _ in range(30):
+        with pytest.raises(KeyboardInterrupt):
+            feed(consume, 3, 1)
+        # A thread that was not yet known to its pool is told to stop, but not waited for.
+        while threading.active_count() > before:
+            time.sleep(0.001)
+        # It may come after the end was handed over: then the file is whole.
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} in ({}, {"a": b"0 1 2 "})
+
+
 def test_a_consumer_that_leaves_items_is_a_fault() -> None:
     def first_only(items: Iterator[int]) -> None:
         next(items)

@@ -95,6 +95,7 @@ def test_a_changed_byte_never_ends_in_anything_else(at: int, value: int, version
 
 
 HUGE = struct.pack("<IiIqq", 0xF993FAC9, 0, 2, 2**40, 2**40) + CPU + struct.pack("<i", 0)
+EMPTY = struct.pack("<IiIqq", 0xF993FAC9, 0, 2, 0, 2**62) + CPU + struct.pack("<i", 0)
 NEGATIVE = struct.pack("<IiIqq", 0xF993FAC9, 0, 2, -2, -3) + CPU + struct.pack("<i", 0) + bytes(24)
 STRANGE = struct.pack("<IiIq", 0xF993FAC9, 0, 1, 1) + CPU + struct.pack("<i", 12) + bytes(4)
 
@@ -105,6 +106,7 @@ STRANGE = struct.pack("<IiIq", 0xF993FAC9, 0, 1, 1) + CPU + struct.pack("<i", 12
         (b"", "no MXNet list"),
         (b"PK\x03\x04 these are not weights" * 9, "no MXNet list"),
         (listed([HUGE], [b"x"]), "cut short"),
+        (listed([EMPTY], [b"x"]), "shape"),
         (listed([NEGATIVE], [b"x"]), "shape"),
         (listed([STRANGE], [b"x"]), "type 12"),
         (listed([struct.pack("<Ii", 0xF993FAC9, 1) + ONE[8:]], [b"x"]), "sparse"),

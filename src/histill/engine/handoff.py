@@ -30,11 +30,11 @@ class Handoff(Generic[Item]):
     def __init__(self, consume: Callable[[Iterator[Item]], None], most: int = 4) -> None:
         self._consume = consume
         self._queue: queue.Queue[tuple[str, Item | None]] = queue.Queue(most)
+        self._done: Future[None] | None = None
         self._ended = False
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="histill-writer")
-        self._done: Future[None] = self._pool.submit(self._consume, self._items())
         return self
 
     def put(self, item: Item) -> None:
@@ -44,8 +44,7 @@ class Handoff(Generic[Item]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._send("end", None)
-                self._done.result()
+                self._send("end", None).result()
                 if not self._ended:
                     raise _early()
         finally:
@@ -60,14 +59,16 @@ class Handoff(Generic[Item]):
                 self._queue.get_nowait()
         self._queue.put(("stop", None))
 
-    def _send(self, what: str, item: Item | None) -> None:
+    def _send(self, what: str, item: Item | None) -> Future[None]:
+        # The consumer starts here, in the block: interrupted in `__enter__`, it would have nobody to end it.
+        self._done = self._done or self._pool.submit(self._consume, self._items())
         while True:
             if self._done.done():
                 self._done.result()
                 raise _early()
             try:
                 self._queue.put((what, item), timeout=0.1)
-                return
+                return self._done
             except queue.Full:
                 continue
 

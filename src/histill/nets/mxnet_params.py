@@ -78,7 +78,10 @@ class _Reader:
             raise self.fault(f"holds an array of shape {shape} and type {kind}, which is none")
         dtype = np.dtype(NUMBER_TYPES[kind])
         data = self.some(math.prod(shape) * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(shape)
+        try:
+            return np.frombuffer(data, dtype).reshape(shape)
+        except ValueError:  # one side is 0, the others are longer than can be counted
+            raise self.fault(f"holds an array of shape {shape}, which is none") from None
 
     def name(self) -> str:
         try:
