@@ -53,3 +53,16 @@ def test_faulty_classes(arguments: tuple, message: str) -> None:
 def test_as_many_classes_as_a_mask_holds() -> None:
     classes = Classes(tuple(map(str, range(254))))
     assert len(classes.colours) == 254
+
+
+def test_the_lesion_is_what_is_not_the_background() -> None:
+    assert Classes(("rest", "tumour"), background="rest").lesion == 1
+
+
+@pytest.mark.parametrize(
+    "classes", [Classes(("rest", "tumour")), Classes(("a", "b", "c"), background="c"), Classes(("a",), background="a")]
+)
+def test_other_classes_have_no_single_lesion(classes: Classes) -> None:
+    with pytest.raises(HistillError, match="one class from a background") as caught:
+        _ = classes.lesion
+    assert caught.value.code == Exit.USAGE

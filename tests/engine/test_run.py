@@ -85,6 +85,15 @@ def test_a_finished_run_is_loaded_not_repeated(tmp_path: Path, make_stage: MakeS
     assert events(tmp_path)[-2:] == ["stage loaded", "stage loaded"]
 
 
+def test_the_kept_score_is_the_same_trained_and_loaded(tmp_path: Path, make_stage: MakeStage) -> None:
+    scores = iter([0.25, 0.75, 0.5])
+    stage = make_stage(Schedule(epochs=3), select=lambda: next(scores))
+    for _ in range(2):
+        with opened(tmp_path) as run:
+            assert run.train(stage) == 0.75
+            assert run.train(make_stage(Schedule(epochs=1), name="other")) is None
+
+
 def test_two_runs_of_the_same_settings_have_the_same_bytes(tmp_path: Path, make_stage: MakeStage) -> None:
     work(tmp_path / "a", make_stage)
     torch.rand(5)

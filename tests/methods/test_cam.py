@@ -1,7 +1,7 @@
 """The baseline's maps, against the formula."""
 
 import torch
-from tiny import classes, tiny_config
+from tiny import TISSUES, tiny_config
 from torch.nn import functional as F
 
 from histill.data.tiles import TileBatch
@@ -10,7 +10,7 @@ from histill.methods.cam import Cam
 
 def test_activation_maps_are_the_heads_map_over_its_maximum_per_class() -> None:
     torch.manual_seed(0)
-    method = Cam(tiny_config(Cam), classes())
+    method = Cam(tiny_config(Cam), TISSUES.as_classes())
     images = torch.rand(2, 3, 48, 64)
     nothing = torch.zeros(2, 0, 48, 64).long()
     batch = TileBatch(images, torch.ones(2, 48, 64, dtype=torch.bool), torch.ones(2, 3), nothing, ("a", "b"))

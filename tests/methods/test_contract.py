@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import MACHINE, classes, tiny_config, tiny_table
+from tiny import MACHINE, tiny_card, tiny_config, tiny_table
 
 from histill import methods
 from histill.core.config import Strict, resolve
@@ -53,8 +53,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return tiny_table(tmp_path_factory.mktemp("methods") / "table")
+def table(name: str, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return tiny_table(tmp_path_factory.mktemp("methods") / "table", tiny_card(methods.find(name)))
+
+
+def classes(name: str) -> Classes:
+    return tiny_card(methods.find(name)).as_classes()
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +120,12 @@ def test_every_setting_has_a_help(name: str) -> None:
 def test_a_prediction_is_a_probability_for_every_pixel(name: str, h: int, w: int) -> None:
     kind = methods.find(name)
     torch.manual_seed(0)
-    method = kind(tiny_config(kind), classes()).eval()
+    method = kind(tiny_config(kind), classes(name)).eval()
     image = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
     found = method.predict(image)
     assert found.labels.shape == (h, w)
     assert found.labels.dtype == np.uint8
-    assert found.probabilities.shape == (3, h, w)
+    assert found.probabilities.shape == (len(classes(name)), h, w)
     assert found.probabilities.dtype == np.float32
     assert (found.probabilities >= 0).all()
     np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
@@ -138,11 +142,13 @@ def test_two_classes_and_a_background_do_as_well(name: str) -> None:
 def test_a_patchs_prediction_does_not_depend_on_its_neighbours(name: str, table: Manifest) -> None:
     kind = methods.find(name)
     torch.manual_seed(0)
-    method = kind(tiny_config(kind), classes()).eval()
+    method = kind(tiny_config(kind), classes(name)).eval()
     nothing = np.zeros((0, 48, 48), np.uint8)
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     with torch.inference_mode():
-        both = method.probabilities(collate([Tile("", each, nothing, np.zeros(3, np.float32)) for each in images]))
+        both = method.probabilities(
+            collate([Tile("", each, nothing, np.zeros(len(classes(name)), np.float32)) for each in images])
+        )
     for i, image in enumerate(images):
         np.testing.assert_allclose(both[i].numpy(), method.predict(image).probabilities, atol=1e-4)
 
@@ -150,13 +156,13 @@ def test_a_patchs_prediction_does_not_depend_on_its_neighbours(name: str, table:
 def test_what_learns_from_image_labels_never_sees_a_mask(trained: Seen) -> None:
     masks = [sample.mask for sample in trained.learn.samples]
     assert len(masks) == 6
-    assert all(mask is None for mask in masks) == (trained.kind.card.needs == "image labels")
+    assert all(mask is None for mask in masks) == (trained.kind.card.needs != "masks")
     assert all(sample.labels for sample in trained.learn.samples)
 
 
 def test_training_changes_the_weights(trained: Seen) -> None:
     torch.manual_seed(0)
-    fresh = trained.kind(tiny_config(trained.kind), classes()).state_dict()
+    fresh = trained.kind(tiny_config(trained.kind), trained.table.classes).state_dict()
     for part in {key.split(".")[0] for key in fresh}:
         keys = [key for key in fresh if key.startswith(f"{part}.")]
         assert any(not torch.equal(fresh[key], trained.method.state_dict()[key]) for key in keys), part
@@ -187,7 +193,7 @@ def test_results_do_not_depend_on_the_readers(trained: Seen, tmp_path: Path) -> 
 
 def test_a_pseudo_mask_that_changed_is_made_again(trained: Seen) -> None:
     masks = sorted(trained.folder.glob("*/*/*.png"))
-    assert bool(masks) == (trained.kind.card.needs == "image labels")
+    assert masks or trained.kind.card.needs != "image labels"
     if masks:
         before = tree(trained.folder)
         content = bytearray(masks[0].read_bytes())
@@ -213,7 +219,7 @@ def test_other_settings_are_refused(trained: Seen) -> None:
 
 def test_a_table_without_what_is_needed_is_refused_by_line(name: str, table: Manifest, tmp_path: Path) -> None:
     kind = methods.find(name)
-    lacking = {"labels": ()} if kind.card.needs == "image labels" else {"mask": None}
+    lacking = {"labels": ()} if kind.card.needs != "masks" else {"mask": None}
     bare = replace(table, samples=tuple(replace(sample, **lacking) for sample in table.samples))
     with pytest.raises(HistillError, match="line 2") as caught:
         train(kind, bare, None, folder=tmp_path, config=tiny_config(kind), seed=0, machine=MACHINE)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import classes, tiny_values
+from tiny import TISSUES, tiny_values
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ def config(**values: Any) -> Config:
 
 def mlps(**values: Any) -> Mlps:
     torch.manual_seed(0)
-    return Mlps(config(**values), classes())
+    return Mlps(config(**values), TISSUES.as_classes())
 
 
 def a_batch(h: int = 48, w: int = 48, b: int = 2) -> TileBatch:

@@ -8,7 +8,6 @@ from PIL import Image
 
 from histill.core.card import DatasetCard
 from histill.core.config import Strict, resolve
-from histill.core.labels import Classes
 from histill.core.manifest import Manifest, Sample, read_manifest, write_manifest
 from histill.engine.method import Method
 from histill.engine.optim import Schedule
@@ -16,7 +15,8 @@ from histill.engine.run import Machine
 from histill.nets.classifier import ClassifierSettings
 from histill.nets.segmenters import SegmenterSettings
 
-CLASSES = ("stroma", "gland", "fat")
+TISSUES = DatasetCard(classes=("stroma", "gland", "fat"), exclude_white=True, synthetic=True)
+LESIONS = DatasetCard(classes=("tumour", "rest"), background="rest", synthetic=True)
 SIZE = 40
 MACHINE = Machine(accelerator="cpu", precision="float32", threads=1)
 
@@ -54,14 +54,22 @@ def tiny_config(kind: type[Method]) -> Strict:
     return resolve(kind.Config, ("tiny", {**tiny_values(kind.Config), **OWN.get(kind.card.name, {})}))
 
 
-def tiny_table(folder: Path) -> Manifest:
-    """Six images to learn from and two to choose by: blocks of one colour a class, with masks; one is white in part."""
+def tiny_card(kind: type[Method]) -> DatasetCard:
+    """Of a data set that a method can learn: tissues, or lesions."""
+    return LESIONS if kind.card.needs == "lesion labels" else TISSUES
+
+
+def tiny_table(folder: Path, card: DatasetCard = TISSUES) -> Manifest:
+    """Six images to learn from and two to choose by: blocks of one colour a class, with masks.
+
+    Of tissues, some are white in part; of lesions, every other image has one.
+    """
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    colours = np.array([(200, 120, 170), (90, 50, 130), (235, 235, 240)])
+    colours = np.array([(90, 50, 130), (200, 120, 170), (235, 235, 240)])
     samples = []
     for i in range(8):
-        present = [(0, 1), (1, 2), (0, 2), (0, 1, 2)][i % 4]
+        present = [(0, 1), (1,)][i % 2] if card.background else [(0, 1), (1, 2), (0, 2), (0, 1, 2)][i % 4]
         blocks = random.permutation(np.resize(np.array(present, np.uint8), 16)).reshape(4, 4)
         mask = blocks.repeat(SIZE // 4, axis=0).repeat(SIZE // 4, axis=1)
         image = np.clip(colours[mask] + random.normal(0, 12, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
@@ -71,16 +79,11 @@ def tiny_table(folder: Path) -> Manifest:
             Sample(
                 id=f"patch {i}",
                 path=folder / f"{i}.png",
-                labels=tuple(CLASSES[k] for k in present),
+                labels=tuple(card.classes[k] for k in (present[:1] if card.background else present)),
                 patient=f"p{i}",
                 split="train" if i < 6 else "val",
                 mask=folder / f"{i}.mask.png",
             )
         )
-    write_manifest(folder / "data.csv", samples, DatasetCard(classes=CLASSES, exclude_white=True, synthetic=True))
+    write_manifest(folder / "data.csv", samples, card)
     return read_manifest(folder / "data.csv")
-
-
-def classes() -> Classes:
-    """The table's classes."""
-    return Classes(CLASSES)

@@ -14,7 +14,7 @@ from histill.core.labels import IGNORE, Classes
 from histill.core.manifest import Manifest, Sample
 from histill.core.masks import PseudoMask
 from histill.core.storage import new_folder
-from histill.pseudo.masks import MaskFolder, check_informative, pseudo_mask
+from histill.pseudo.masks import MaskFolder, check_both_kinds, check_informative, pseudo_mask
 
 CLASSES = Classes(("a", "b", "c"))
 
@@ -100,6 +100,20 @@ def test_a_table_on_which_all_masks_would_be_constant_is_refused() -> None:
     assert "background" in caught.value.mend
     check_informative(table(("a",), ("a", "b")))
     check_informative(table(("a",), ("b",), background="c"))
+
+
+def test_lesions_are_learnt_from_images_with_and_without() -> None:
+    card = DatasetCard(classes=("tumour", "rest"), background="rest")
+
+    def table(*labels: str) -> Manifest:
+        samples = tuple(Sample(f"s{i}", Path("a.png"), labels=(label,)) for i, label in enumerate(labels))
+        return Manifest(samples, card, Path("t.csv"), "")
+
+    check_both_kinds(table("tumour", "rest"))
+    for labels, lack in ((("tumour", "tumour"), "without"), (("rest",), "with")):
+        with pytest.raises(HistillError, match=f"no image {lack} tumour") as caught:
+            check_both_kinds(table(*labels))
+        assert caught.value.code == Exit.USAGE
 
 
 def test_masks_come_back_from_their_folder(tmp_path: Path) -> None:

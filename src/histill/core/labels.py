@@ -76,6 +76,24 @@ class Classes:
         except ValueError:
             raise KeyError(name) from None
 
+    @property
+    def lesion(self) -> int:
+        """The index of the one class that is not the background, for methods that tell one thing from the rest.
+
+        Raises:
+            HistillError: usage (2) if there are more classes, or none is the background.
+        """
+        found = [i for i, name in enumerate(self.names) if name != self.background]
+        if self.background is None or len(found) != 1:
+            what = "no class is the background" if self.background is None else f"{len(found)} classes beside it"
+            raise HistillError(
+                f"this method tells one class from a background, and of {', '.join(self.names)} {what}",
+                code=Exit.USAGE,
+                subject="classes",
+                mend="Give a table of two classes of which the card names one the background: histill import pos_neg",
+            )
+        return found[0]
+
     def multi_hot(self, labels: Iterable[str]) -> NDArray[np.float32]:
         """Image labels as a float32 [k] of 0 and 1."""
         hot = np.zeros(len(self.names), np.float32)

@@ -27,7 +27,8 @@ class Card:
         name: its name on the command line.
         title: what it stands for.
         task: what it gives.
-        needs: what it learns from; a method that needs image labels is never shown a mask.
+        needs: what it learns from, lesion labels being image labels of one class and a background; a method that does
+            not need masks is never shown one.
         paper: how to cite it.
         ours: what is not the paper's, and why.
     """
@@ -35,7 +36,7 @@ class Card:
     name: str
     title: str
     task: Literal["segment"]
-    needs: Literal["image labels", "masks"]
+    needs: Literal["image labels", "lesion labels", "masks"]
     paper: str
     ours: tuple[str, ...] = ()
 

@@ -113,14 +113,19 @@ class Run:
         self._settings = ""
         self._sources: dict[str, str] = {}
 
-    def train(self, stage: Stage) -> None:
-        """Train a stage, go on with it, or load it if it is finished; its network then holds the stage's weights."""
+    def train(self, stage: Stage) -> float | None:
+        """Train a stage, go on with it, or load it if it is finished; its network then holds the stage's weights.
+
+        Returns:
+            The score of the weights that were kept; None where the stage selects nothing.
+        """
         folder = self.folder / "stages" / stage.name
         record = self._finished(folder)
         if record is not None:
             load_weights(stage.learns, folder / WEIGHTS)
             stage.learns.to(self.fabric.device).eval()
             self.journal.say("stage loaded", stage=stage.name)
+            scores = record.details["scores"]
         else:
             state = read_state(folder / STATE)
             if state is not None and state["settings"] != self._expected():
@@ -149,6 +154,7 @@ class Run:
         # A kill between the record and this line leaves the state behind; the next run takes it away.
         remove(folder / STATE)
         self._sources[stage.name] = _result_hash(folder)
+        return max((score for score in scores if score is not None), default=None)
 
     def learn_from(
         self, table: Manifest, schedule: Schedule, augmentation: Augmentation, masks: Masks | None = None

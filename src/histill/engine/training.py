@@ -195,7 +195,7 @@ def _split(
     chosen: Manifest | None = choose
     if not choose.samples:
         learn, chosen = learn.split_off(VALIDATION_SHARE, seed) if cut else (learn, None)
-    if kind.card.needs == "image labels":
+    if kind.card.needs != "masks":
         # The fence: a weakly supervised method cannot learn from a mask that it is never given.
         learn = learn.without_truth()
     return learn, chosen

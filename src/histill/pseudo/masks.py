@@ -74,6 +74,25 @@ def check_informative(manifest: Manifest) -> None:
         )
 
 
+def check_both_kinds(manifest: Manifest) -> None:
+    """Refuse a training set that has not both: images with the lesion, and images without.
+
+    Raises:
+        HistillError: usage (2); also if the classes are not one and a background.
+    """
+    lesion = manifest.classes.names[manifest.classes.lesion]
+    having = sum(lesion in sample.labels for sample in manifest.samples)
+    if 0 < having < len(manifest.samples):
+        return
+    lack = "without" if having else "with"
+    raise HistillError(
+        f"there is no image {lack} {lesion} to learn from",
+        code=Exit.USAGE,
+        subject=str(manifest.path),
+        mend=f"Add images {lack} {lesion}: what it looks like is learnt from the difference",
+    )
+
+
 class MaskFolder:
     """Pseudo-masks on disk: ``<tap>/<id>.png`` indexed in the classes' colours, ``<tap>/<id>.confidence.png`` grey."""
 
