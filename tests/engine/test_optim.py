@@ -27,11 +27,21 @@ def test_the_papers_schedule_in_numbers() -> None:
     assert rate_factor(1, 10, 0.4, 1.0) == pytest.approx(0.5 * 0.9)
 
 
+def test_half_a_cosine_in_numbers() -> None:
+    fall = [rate_factor(step, 4, 0.0, "cosine") for step in range(4)]
+    assert fall == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
+    net = network()
+    schedule = Schedule.model_validate({"epochs": 1, "learning_rate": 0.01, "head_factor": 1.0, "decay": "cosine"})
+    optimizer = build_optimizer(net, net["trunk"], schedule)
+    set_rate(optimizer, schedule, 2, 4)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.005])
+
+
 def network() -> nn.ModuleDict:
     return nn.ModuleDict({"trunk": nn.Linear(2, 3), "head": nn.Linear(3, 1)})
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_the_head_learns_faster_than_the_trunk_and_what_is_frozen_not_at_all(optimizer: str) -> None:
     net = network()
     net["trunk"].bias.requires_grad_(False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from histill.core.labels import IGNORE
-from histill.losses.segmentation import cross_entropy
+from histill.losses.segmentation import cross_entropy, dice_loss
 
 
 def test_cross_entropy_is_the_mean_over_pixels_that_are_not_ignored() -> None:
@@ -46,3 +46,28 @@ def test_half_logits_give_a_float32_loss() -> None:
     assert cross_entropy(torch.zeros(1, 2, 1, 1, dtype=torch.bfloat16), torch.zeros(1, 1, 1).long()).dtype == (
         torch.float32
     )
+
+
+def test_dice_loss_of_each_image_over_its_valid_pixels() -> None:
+    torch.manual_seed(0)
+    output, target = torch.rand(3, 4, 5), torch.rand(3, 4, 5)
+    valid = torch.rand(3, 4, 5) > 0.3
+    output[~valid] = math.nan
+    expected = []
+    for i in range(3):
+        both = first = second = 0.0
+        for y in range(4):
+            for x in range(5):
+                if valid[i, y, x]:
+                    both += float(output[i, y, x]) * float(target[i, y, x])
+                    first += float(output[i, y, x])
+                    second += float(target[i, y, x])
+        expected.append(1 - (2 * both + 1) / (first + second + 1))
+    assert dice_loss(output, target, valid).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_loss_is_0_at_the_optimum_and_on_nothing() -> None:
+    hard = torch.tensor([[[1.0, 0], [1, 1]], [[0, 0], [0, 0]]])
+    assert dice_loss(hard, hard).tolist() == [0, 0]
+    assert dice_loss(hard, hard, torch.zeros(2, 2, 2, dtype=torch.bool)).tolist() == [0, 0]
+    assert float(dice_loss(1 - hard, hard)[0]) == pytest.approx(1 - 1 / 5)

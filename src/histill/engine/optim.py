@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from histill.core.config import Share, Strict
 
 
 class Schedule(Strict):
-    """How one stage learns: warm-up, then polynomial decay."""
+    """How one stage learns: warm-up, then decay."""
 
     epochs: PositiveInt
     """passes over the training set"""
@@ -21,8 +22,8 @@ class Schedule(Strict):
     """patches a step"""
     accumulate: PositiveInt = 1
     """steps of the optimiser see this many batches: for machines where a whole batch does not fit"""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd as in most of the papers; adamw forgives a short schedule"""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """as each paper has it; adamw forgives a short schedule"""
     learning_rate: PositiveFloat = 0.01
     """of the trunk, after warm-up"""
     head_factor: PositiveFloat = 10.0
@@ -31,8 +32,10 @@ class Schedule(Strict):
     """of SGD"""
     weight_decay: NonNegativeFloat = 5e-4
     """on every weight"""
+    decay: Literal["polynomial", "cosine"] = "polynomial"
+    """how the learning rate falls to 0: as (1 - step / steps) ** power, or as half a cosine"""
     power: NonNegativeFloat = 0.9
-    """the learning rate falls as (1 - step / steps) ** power"""
+    """of the polynomial; 0 for a constant rate"""
     warmup: Share = 0.0
     """share of all steps over which the learning rate rises from 0"""
     clip: NonNegativeFloat = 0.0
@@ -53,6 +56,8 @@ def build_optimizer(learns: nn.Module, trunk: nn.Module, schedule: Schedule) -> 
         chosen = [p for p in learns.parameters() if p.requires_grad and (id(p) in slow) == in_trunk]
         groups.append({"params": chosen, "factor": factor})
     rate, decay = schedule.learning_rate, schedule.weight_decay
+    if schedule.optimizer == "adam":
+        return Adam(groups, lr=rate, weight_decay=decay, foreach=True)
     if schedule.optimizer == "adamw":
         return AdamW(groups, lr=rate, weight_decay=decay, foreach=True)
     return SGD(groups, lr=rate, momentum=schedule.momentum, weight_decay=decay, foreach=True)
@@ -60,13 +65,15 @@ def build_optimizer(learns: nn.Module, trunk: nn.Module, schedule: Schedule) -> 
 
 def set_rate(optimizer: Optimizer, schedule: Schedule, step: int, steps: int) -> None:
     """Set the learning rates of a step (0-based) of a stage of `steps` steps."""
-    rate = schedule.learning_rate * rate_factor(step, steps, schedule.warmup, schedule.power)
+    power = "cosine" if schedule.decay == "cosine" else schedule.power
+    rate = schedule.learning_rate * rate_factor(step, steps, schedule.warmup, power)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
-def rate_factor(step: int, steps: int, warmup: float, power: float) -> float:
-    """Linear warm-up over the first ``warmup * steps`` steps times ``(1 - step / steps) ** power``."""
+def rate_factor(step: int, steps: int, warmup: float, power: float | Literal["cosine"]) -> float:
+    """Linear warm-up over the first ``warmup * steps`` steps times ``(1 - step / steps) ** power``, or half a cosine."""
     rising = warmup * steps
     rise = min(1.0, (step + 1) / rising) if rising > 0 else 1.0
-    return float(rise * (1 - step / steps) ** power)
+    fall = (1 + math.cos(math.pi * step / steps)) / 2 if power == "cosine" else (1 - step / steps) ** power
+    return float(rise * fall)

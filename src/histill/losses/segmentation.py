@@ -18,3 +18,22 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
     # A batch may be all white; 0 / 0 must not end a run.
     return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+def dice_loss(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """``1 - (2 sum o t + 1) / (sum o + sum t + 1)`` of each image, the sums over its valid pixels; 0 at the optimum.
+
+    Args:
+        output: o in 0..1, [b, h, w].
+        target: t in 0..1, soft or hard, [b, h, w].
+        valid: bool [b, h, w]; False leaves a pixel out of all three sums. None for all.
+
+    Returns:
+        float32 [b].
+    """
+    output, target = output.float(), target.float()
+    if valid is not None:
+        # Not by a product: what is not finite where nothing counts must not count either.
+        output, target = output.masked_fill(~valid, 0), target.masked_fill(~valid, 0)
+    both = (output * target).sum(dim=(1, 2))  # [b]
+    return 1 - (2 * both + 1) / (output.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + 1)
