@@ -147,6 +147,7 @@ class Mean:
     """A network whose answer for a tile rests on the whole batch, which it must not see."""
 
     classes = Classes(("a", "b", "c"))
+    reach = 0
 
     def __init__(self) -> None:
         self.sizes: list[tuple[int, ...]] = []
@@ -301,7 +302,7 @@ def test_what_decides_sees_the_blended_map(tmp_path: Path) -> None:
         return torch.softmax(maps[:, :3], dim=1)
 
     grid = grid_of(40, 30, 16, 12)
-    method: Any = SimpleNamespace(classes=Classes(("a", "b", "c")), finish=finish)
+    method: Any = SimpleNamespace(classes=Classes(("a", "b", "c")), finish=finish, reach=0)
     maps = np.random.default_rng(0).normal(size=(len(grid), 5, 16, 16)).astype(np.float32)
     batch = TileMaps(tuple(range(len(grid))), maps)
     wanted = Wanted(grid.frame, tissue_of(np.ones((4, 4), bool), grid.frame))
@@ -310,3 +311,57 @@ def test_what_decides_sees_the_blended_map(tmp_path: Path) -> None:
     assert np.array_equal(found[sure > 1e-5], labels[sure > 1e-5])
     assert kept is not None
     assert np.abs(kept.astype(int).sum(0) - 255).max() <= 2
+
+
+@given(
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.sampled_from([(16, 16), (16, 8), (9, 1)]),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 40),
+)
+@settings(max_examples=40)
+def test_what_looks_beyond_a_pixel_decides_as_on_the_undivided_map(
+    width: int, height: int, tiling: tuple[int, int], seed: int, reach: int
+) -> None:
+    """Sums over a square of the blended map: of pieces with margins what they are of the whole, wherever tiles lack."""
+
+    def spread(maps: Tensor) -> Tensor:
+        side = 2 * reach + 1
+        return torch.nn.functional.avg_pool2d(maps.double(), side, 1, reach, divisor_override=1).float()
+
+    random = np.random.default_rng(seed)
+    side, step = tiling
+    grid = grid_of(width, height, side, step, random.integers(0, 500, random.integers(1, 12)).tolist())
+    maps = random.random((len(grid), 3, side, side)).astype(np.float32)
+    batch = TileMaps(tuple(range(len(grid))), maps)
+    wanted = Wanted(grid.frame, tissue_of(np.ones((4, 4), bool), grid.frame))
+
+    def decided(finish: Any, margin: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        method: Any = SimpleNamespace(classes=Classes(("a", "b", "c")), finish=finish, reach=margin)
+        found, kept = joined(decided_bands(iter([batch]), grid, wanted, method, probabilities=True), (height, width))
+        assert kept is not None
+        return found, kept
+
+    whole: list[Tensor] = []
+
+    def keep(piece: Tensor) -> Tensor:
+        whole.append(piece)
+        return piece
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("histill.engine.stitching.DECIDED_AT_ONCE", 13)
+        found, _ = decided(spread, reach)
+    # With a reach of the map's own size there is one piece: the whole map, from the first tile's row to the last's.
+    blended, _ = decided(keep, max(height, width))
+    top = int(grid.corners[0, 1])
+    assert max(piece.shape[2] for piece in whole) == min(height, int(grid.corners[-1, 1]) + side) - top
+    sums = spread(max(whole, key=lambda piece: piece.shape[2] * piece.shape[3]))[0].numpy()
+    left = int(grid.corners[:, 0].min())
+    expected = sums.argmax(0)
+    ordered = np.sort(sums, axis=0)
+    clear = (ordered[-1] - ordered[-2]) > 1e-3
+    place = found[top : top + expected.shape[0], left : left + expected.shape[1]]
+    assert np.array_equal(place == IGNORE, blended[top:, left:][: place.shape[0], : place.shape[1]] == IGNORE)
+    clear &= place != IGNORE
+    assert np.array_equal(place[clear], expected[clear])

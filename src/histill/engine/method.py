@@ -67,10 +67,17 @@ class Method(nn.Module, ABC):
         Call it without gradients.
         """
 
+    @property
+    def reach(self) -> int:
+        """How many px beyond a pixel `finish` looks to decide it."""
+        return 0
+
     def finish(self, maps: Tensor) -> Tensor:
         """Blended maps [b, m, h, w] -> class probabilities float [b, k, h, w], summing to 1 over k.
 
-        What looks beyond a pixel, such as a gate, decides here, on the stitched map.
+        What looks beyond a tile decides here, on the stitched map: a gate, smoothing, the size of what was found. Of a
+        slide it is given pieces with `reach` px around them. All maps are 0 where no tile was, and beyond an edge the
+        method is to think of the same; what it gives where no tile was is not looked at.
         """
         return maps
 

@@ -65,15 +65,22 @@ def build_optimizer(learns: nn.Module, trunk: nn.Module, schedule: Schedule) -> 
 
 def set_rate(optimizer: Optimizer, schedule: Schedule, step: int, steps: int) -> None:
     """Set the learning rates of a step (0-based) of a stage of `steps` steps."""
-    power = "cosine" if schedule.decay == "cosine" else schedule.power
+    power = None if schedule.decay == "cosine" else schedule.power
     rate = schedule.learning_rate * rate_factor(step, steps, schedule.warmup, power)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
-def rate_factor(step: int, steps: int, warmup: float, power: float | Literal["cosine"]) -> float:
-    """Linear warm-up over the first ``warmup * steps`` steps times ``(1 - step / steps) ** power``, or half a cosine."""
+def rate_factor(step: int, steps: int, warmup: float, power: float | None) -> float:
+    """Linear warm-up over the first ``warmup * steps`` steps times ``(1 - step / steps) ** power``, or half a cosine.
+
+    Args:
+        step: 0-based.
+        steps: in all.
+        warmup: share of the steps over which the rate rises.
+        power: of the fall; None for half a cosine.
+    """
     rising = warmup * steps
     rise = min(1.0, (step + 1) / rising) if rising > 0 else 1.0
-    fall = (1 + math.cos(math.pi * step / steps)) / 2 if power == "cosine" else (1 - step / steps) ** power
+    fall = (1 + math.cos(math.pi * step / steps)) / 2 if power is None else (1 - step / steps) ** power
     return float(rise * fall)

@@ -15,6 +15,7 @@ from histill.core.geometry import Frame, Grid, Region
 from histill.core.labels import IGNORE
 from histill.core.masks import LabelMap
 from histill.data.tiles import Tile, collate
+from histill.engine.margins import with_margins
 from histill.engine.method import Method
 from histill.formats.raster import OutlineRaster
 from histill.slides.base import RgbImage
@@ -171,37 +172,38 @@ def decided_bands(
 ) -> Iterator[DecidedBand]:
     """The slide's label map from top to bottom, without gaps: blended tiles, decided, and cut to what is wanted."""
     height, width = grid.frame.shape
-    stitcher: Stitcher | None = None
     row = 0
     k = len(method.classes)
-
-    def whole(band: Band) -> Iterator[DecidedBand]:
-        nonlocal row
-        yield from _nothing(row, band.top, width, k if probabilities else 0, grid.side)
-        h, w = band.seen.shape
+    for due in with_margins(_blended(maps, grid), method.reach):
+        band, own = due.band, slice(due.above, due.above + due.rows)
+        top, h, w = band.top + due.above, due.rows, band.seen.shape[1]
+        yield from _nothing(row, top, width, k if probabilities else 0, grid.side)
         labels = np.full((h, width), IGNORE, np.uint8)
         kept = np.zeros((k, h, width), np.uint8) if probabilities else None
-        where = wanted.rows(band.top, h)
+        where = wanted.rows(top, h)
         for start in range(0, w, DECIDED_AT_ONCE):
             part = slice(start, min(start + DECIDED_AT_ONCE, w))
             place = slice(band.left + part.start, band.left + part.stop)
-            decided = _decide(method, band.maps[:, :, part])  # [k, h, part]
-            there = band.seen[:, part] & where[:, place]
+            before = max(0, start - method.reach)
+            decided = _decide(method, band.maps[:, :, before : part.stop + method.reach])
+            decided = decided[:, own, part.start - before : part.stop - before]  # [k, h, part]
+            there = band.seen[own, part] & where[:, place]
             labels[:, place] = np.where(there, decided.argmax(0).astype(np.uint8), np.uint8(IGNORE))
             if kept is not None:
                 kept[:, :, place] = np.rint(decided * 255 * there).astype(np.uint8)
-        row = band.top + h
-        yield DecidedBand(band.top, labels, kept)
+        row = top + h
+        yield DecidedBand(top, labels, kept)
+    yield from _nothing(row, height, width, k if probabilities else 0, grid.side)
 
+
+def _blended(maps: Iterable[TileMaps], grid: Grid) -> Iterator[Band]:
+    stitcher: Stitcher | None = None
     for batch in maps:
         stitcher = stitcher or Stitcher(grid, batch.maps.shape[1])
         for tile, each in zip(batch.tiles, batch.maps, strict=True):
-            for band in stitcher.add(tile, each):
-                yield from whole(band)
+            yield from stitcher.add(tile, each)
     if stitcher is not None:
-        for band in stitcher.end():
-            yield from whole(band)
-    yield from _nothing(row, height, width, k if probabilities else 0, grid.side)
+        yield from stitcher.end()
 
 
 @torch.inference_mode()
