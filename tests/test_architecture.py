@@ -51,7 +51,7 @@ def test_imports_up_sideways_and_across_the_torch_line_are_seen(tmp_path: Path) 
         "nets/net.py": "import torch",
         "report/indirect.py": "import histill.nets.net",
         "slides/direct.py": "import timm",
-        **{f"{room}/empty.py": "" for room in ("cli", "data", "losses", "formats")},
+        **{f"{room}/empty.py": "" for room in ("cli", "data", "losses", "formats", "selection")},
     }
     for name, source in house.items():
         path = tmp_path / "src" / "histill" / name
@@ -102,7 +102,7 @@ def modules_of(*rooms: str) -> list[str]:
 
 
 def test_rooms_above_the_torch_line_never_load_torch() -> None:
-    rooms = ("core", "slides", "formats", "metrics", "report", "viewer")
+    rooms = ("core", "slides", "formats", "metrics", "selection", "report", "viewer")
     assert "histill.core.errors" in modules_of(*rooms)
     assert first_heavy_import(modules_of(*rooms), ["torch", "timm"]) == ""
 

@@ -1,0 +1,1 @@
+"""Which tiles stand in for a slide, chosen without a learned model."""
