@@ -56,7 +56,7 @@ def test_help_of_a_method_shows_its_account_and_all_its_settings(histill: Histil
 def test_methods_are_listed_and_described(histill: Histill) -> None:
     said = histill("methods")
     assert said.code == 0
-    assert [line.split()[0] for line in said.out.splitlines()] == ["cam", "mlps", "supervised"]
+    assert [line.split()[0] for line in said.out.splitlines()] == ["cam", "glmkd", "ikd_mil", "mlps", "supervised"]
     assert "Medical Image Analysis" in histill("methods", "mlps").out
 
 

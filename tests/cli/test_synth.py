@@ -8,6 +8,7 @@ import pytest
 from small import Histill, failing_from, tree
 
 from histill.core.manifest import read_manifest
+from histill.data.synthetic import patches
 
 Fails = Callable[..., str]
 FEW = ("--train", "2", "--val", "0", "--test", "1", "--size", "32", "--mpp", "2")
@@ -24,6 +25,17 @@ def test_the_same_seed_gives_the_same_bytes(histill: Histill, tmp_path: Path) ->
     assert [sample.split for sample in table.samples] == ["train", "train", "test"]
     assert table.card.synthetic
     assert "made up" in table.warnings[0]
+
+
+def test_lesions(histill: Histill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = patches.render_bank(0, 2.0)
+    monkeypatch.setattr(patches, "render_bank", lambda seed, mpp: bank)
+    said = histill("synth", "lesions", tmp_path / "new", *FEW, "--seed", 5)
+    assert said.code == 0
+    assert "next:  histill train ikd_mil --train" in said.out
+    table = read_manifest(tmp_path / "new" / "data.csv")
+    assert table.card.background == "normal"
+    assert {label for sample in table.samples for label in sample.labels} <= {"tumour", "normal"}
 
 
 def test_a_folder_that_is_there_stays_as_it_is(fails: Fails, tmp_path: Path) -> None:

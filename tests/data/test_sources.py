@@ -105,6 +105,13 @@ def test_a_real_data_set(
     assert check_files(manifest.choose(lambda sample: sample.split == "test")) == []
 
 
+def test_glas_as_lesions(data_root: Path) -> None:
+    imported = glas.read(data_root / "glas", lesions=True)
+    counts = Counter((sample.split, sample.labels) for sample in imported.samples)
+    assert counts == {("train", ("gland",)): 1453, ("train", ("stroma",)): 293, ("test", ("gland",)): 56}
+    assert "260 crops between" in imported.notes[0]
+
+
 def test_ids_are_readable(data_root: Path) -> None:
     first = wsss4luad.read(data_root / "wsss4luad").samples[1]
     assert first.id == "val_00_x056_y000"
@@ -166,7 +173,10 @@ def make_glas(folder: Path, images: Sequence[str] = (), crops: Sequence[str] = (
         *images,
     )
     write(
-        folder / "crops_train.csv", "path,x,y,w,h,labels,patient_id", "images/train/train_1.png,1,1,4,4,gland,2", *crops
+        folder / "crops_train.csv",
+        "path,x,y,w,h,crop_label,labels,patient_id",
+        "images/train/train_1.png,1,1,4,4,gland,gland,2",
+        *crops,
     )
     return folder
 
@@ -192,6 +202,22 @@ def test_a_small_glas(tmp_path: Path) -> None:
         ("testB_1", ("gland", "stroma"), "3", "test"),
     ]
     assert imported.card.split_source == "official"
+
+
+def test_a_small_glas_of_lesions(tmp_path: Path) -> None:
+    row = "images/train/train_1.png,{},2,4,4,{},stroma,2"
+    imported = glas.read(
+        make_glas(tmp_path, crops=[row.format(1, "no_gland"), row.format(2, "ambiguous")]), lesions=True
+    )
+    assert [(s.id, s.labels, s.split) for s in imported.samples] == [
+        ("train_1_x001_y001", ("gland",), "train"),
+        ("train_1_x001_y002", ("stroma",), "train"),
+        ("testA_1", ("gland",), "test"),
+        ("testB_1", ("gland",), "test"),
+    ]
+    classes = imported.card.as_classes()
+    assert (classes.names[classes.lesion], classes.background) == ("gland", "stroma")
+    assert "1 crops between are left out" in imported.notes[0]
 
 
 def test_every_fault_of_a_folder_comes_at_once(tmp_path: Path) -> None:
@@ -246,13 +272,19 @@ def test_faults_of_glas_alone(tmp_path: Path) -> None:
     make_glas(
         tmp_path,
         ["images/test/a.png,test,benign,,8,6,x,1,much"],
-        ["images/train/train_1.png,0,0,4,4,gland|stroma,7", "images/train/train_1.png,0,1,4,4,malignant,2"],
+        [
+            "images/train/train_1.png,0,0,4,4,ambiguous,gland|stroma,7",
+            "images/train/train_1.png,0,1,4,4,glands,malignant,2",
+        ],
     )
     message = failing(glas.read, tmp_path)
     assert f"{tmp_path}: 3 faults" in message
     assert "crops_train.csv line 3: patient 7, but its image is of 2" in message
     assert "crops_train.csv line 4: labels: 'malignant' is not one of gland, stroma" in message
     assert "manifest.csv line 5: gland_fraction: 'much' is not a number" in message
+    message = failing(glas.read, tmp_path, lesions=True)
+    assert f"{tmp_path}: 3 faults" in message
+    assert "crops_train.csv line 4: crop_label: 'glands' is not one of gland, no_gland, ambiguous" in message
 
 
 @pytest.mark.parametrize("read", [wsss4luad.read, glas.read])

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from histill.core.errors import HistillError
+from histill.core.manifest import read_manifest
+from histill.core.masks import read_indexed
 from histill.core.seeds import generator
+from histill.data.images import read_mask
 from histill.data.synthetic import patches, scene, stain
+from histill.data.synthetic.dataset import LESIONS, TISSUE, lesion_of, tissues_of, write_patches
 from histill.data.synthetic.fields import mosaic, scatter, smooth
 from histill.data.synthetic.nuclei import FIBROBLAST, LYMPHOCYTE, Canvas, draw
 from histill.data.synthetic.patches import CLASSES, MOSAICS, draw_slide, render_bank, render_patch, synthetic_patches
@@ -189,6 +193,46 @@ def test_present_counts_from_the_least_share_on():
     truth[1, :4] = scene.FAT
     assert patches.present(truth) == ("tumour", "stroma")
     assert patches.present(truth, least=0.04) == ("tumour", "stroma", "fat")
+
+
+def test_what_is_said_of_a_patch():
+    truth = np.full((10, 10), scene.STROMA, np.uint8)
+    assert (tissues_of(truth), lesion_of(truth)) == (("stroma",), ("normal",))
+    truth[0, :4] = scene.TUMOUR  # 4 %: neither with a lesion nor without
+    assert (tissues_of(truth), lesion_of(truth)) == (("stroma",), ())
+    truth[0, 4] = scene.TUMOUR
+    assert (tissues_of(truth), lesion_of(truth)) == (("tumour", "stroma"), ("tumour",))
+    truth[:] = scene.WHITE
+    assert (tissues_of(truth), lesion_of(truth)) == ((), ("normal",))
+
+
+@pytest.fixture
+def from_sixty(sixty, monkeypatch):
+    monkeypatch.setattr("histill.data.synthetic.dataset.synthetic_patches", lambda count, **_: iter(sixty[:count]))
+
+
+@pytest.mark.usefixtures("from_sixty")
+def test_lesions_are_the_same_patches_otherwise_labelled(sixty, tmp_path):
+    counts = {"train": 60, "val": 0, "test": 0}
+    tissue = read_manifest(write_patches(tmp_path / "tissue", TISSUE, **counts))
+    lesions = read_manifest(write_patches(tmp_path / "lesions", LESIONS, **counts))
+    by_id = {sample.id: sample for sample in tissue.samples}
+    assert lesions.classes.names == ("tumour", "normal")
+    assert lesions.classes.names[lesions.classes.lesion] == "tumour"
+    assert lesions.card.synthetic
+    shares = [(patch.truth == scene.TUMOUR).mean() for patch in sixty]
+    told = {f"train-{i:05d}" for i, share in enumerate(shares) if share == 0 or share >= 0.05}
+    assert {sample.id for sample in lesions.samples} == told
+    assert len(list((tmp_path / "lesions" / "masks").iterdir())) == len(told)
+    for sample in lesions.samples:
+        share = shares[int(sample.id[-5:])]
+        assert sample.labels == (("tumour",) if share else ("normal",))
+        assert sample.path.read_bytes() == by_id[sample.id].path.read_bytes()
+        mask = read_mask(sample, lesions.card, (112, 112))
+        np.testing.assert_array_equal(mask == 0, read_indexed(by_id[sample.id].mask) == scene.TUMOUR)
+        assert set(np.unique(mask)) <= {0, 1}  # glass too is known: it is normal
+    having = np.mean([sample.labels == ("tumour",) for sample in lesions.samples])
+    assert 0.35 < having < 0.65
 
 
 def test_fields_wrap_round_with_mean_zero_and_deviation_one():

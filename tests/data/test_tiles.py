@@ -1,6 +1,10 @@
 """Batches of patches: what an epoch holds, and how patches of unequal sizes come together."""
 
+import os
+import signal
 from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from histill.core.geometry import Region
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
 from histill.data.augment import Augmentation
-from histill.data.tiles import LEAST, MULTIPLE, Tile, TileBatch, Tiles, TrueMasks, collate
+from histill.data.tiles import LEAST, MULTIPLE, Share, Tile, TileBatch, Tiles, TrueMasks, collate
 
 CARD = DatasetCard(classes=("a", "b"), mask_values={"0": "a", "7": "b", "9": "ignore"})
 BUSY = Augmentation(flip=0.5, turn=True, blur=0.5, stain=0.2)
@@ -89,6 +93,54 @@ def test_shuffled_no_sample_comes_twice_and_a_short_batch_is_left_out(
         assert len(set(names)) == len(names)
         orders.add(tuple(names))
     assert len(orders) > 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_from_any_of_its_batches_and_leaves_out_others_turns(table: Manifest, workers: int) -> None:
+    tiles = Tiles(table, 2, augmentation=BUSY, shuffle=True, workers=workers)
+    whole = epoch(tiles, 1)
+    assert len(whole) == 3
+    for begin in range(4):
+        assert contents(list(tiles.epoch(1, 1, begin=begin))) == whole[begin:]
+    assert contents(list(tiles.epoch(1, 1, begin=1, step=2))) == whole[1::2]
+
+
+def test_what_went_before_is_not_read(table: Manifest) -> None:
+    tiles = Tiles(table, 2, shuffle=True)
+    (last,) = tiles.epoch(0, 0, begin=2)
+    samples = tuple(
+        each if each.id in last.ids else replace(each, path=table.path.with_name("gone.png")) for each in table.samples
+    )
+    (again,) = Tiles(replace(table, samples=samples), 2, shuffle=True).epoch(0, 0, begin=2)
+    assert again.ids == last.ids
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_shares_of_a_batch_are_the_batch(table: Manifest, size: int) -> None:
+    tiles = Tiles(table, 5, augmentation=BUSY, shuffle=True)
+    assert tiles.whole == 5
+    whole = list(tiles.epoch(3, 1))
+    parts = [list(tiles.epoch(3, 1, share=Share(rank, size))) for rank in range(size)]
+    for number, batch in enumerate(whole):
+        assert [name for part in parts for name in part[number].ids] == list(batch.ids)
+        lengths = [len(part[number].ids) for part in parts]
+        assert max(lengths) - min(lengths) <= 1
+    # A table smaller than a batch is shared all the same.
+    small = Tiles(table, 20, shuffle=True)
+    assert small.whole == 7
+    assert sum(len(batch.ids) for rank in range(size) for batch in small.epoch(0, 0, share=Share(rank, size))) == 7
+
+
+def test_readers_leave_signals_to_who_trains(table: Manifest) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    batches = iter(Tiles(table, 1, workers=2).epoch(0, 0))
+    next(batches)
+    for child in active_children():
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGTERM)
+        os.kill(child.pid, signal.SIGINT)
+    assert len(list(batches)) == 6
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_samples_augmentation_does_not_depend_on_its_place_in_the_order(table: Manifest) -> None:

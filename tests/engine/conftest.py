@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from histill.core.card import DatasetCard
 from histill.core.manifest import Manifest, Sample
-from histill.data.tiles import TileBatch
+from histill.data.tiles import Share, TileBatch
 from histill.engine.optim import Schedule
 from histill.engine.stage import Stage
 
@@ -30,8 +30,8 @@ class Fixed:
     def __len__(self) -> int:
         return len(self.parts)
 
-    def epoch(self, epoch: int, seed: int) -> Iterator[TileBatch]:
-        for number, part in enumerate(self.parts):
+    def epoch(self, epoch: int, seed: int, *, begin: int = 0, share: Share | None = None) -> Iterator[TileBatch]:
+        for number, part in list(enumerate(self.parts))[begin:]:
             b, _, h, w = part.shape
             yield TileBatch(
                 images=part,

@@ -32,15 +32,21 @@ def maps(batch: TileBatch) -> list[Tensor]:
     return [torch.stack([images[:, i], images[:, 2]], dim=1).detach() for i in range(2)]  # [b, 2, h, w]
 
 
-def made(table: Manifest, folder: Path) -> tuple[MaskFolder, list[int]]:
-    shown: list[dict[str, Any]] = []
-    run: Any = SimpleNamespace(
-        fabric=Fabric(accelerator="cpu", devices=1), journal=Journal(None, shown.append), workers=0, seed=0
-    )
+def made(table: Manifest, folder: Path, size: int = 1) -> tuple[MaskFolder, list[int]]:
+    """The masks that so many processes make, and the progress of the last of them."""
     with new_folder(folder) as temporary:
-        write_pseudo_masks(
-            MaskFolder(temporary, TAPS), table, maps, run, background_threshold=0.3, provenance={"method": "m"}
-        )
+        for rank in range(size):
+            shown: list[dict[str, Any]] = []
+            run: Any = SimpleNamespace(
+                fabric=Fabric(accelerator="cpu", devices=1),
+                journal=Journal(None, shown.append),
+                workers=0,
+                seed=0,
+                turns=(rank, size),
+            )
+            write_pseudo_masks(
+                MaskFolder(temporary, TAPS), table, maps, run, background_threshold=0.3, provenance={"method": "m"}
+            )
     return MaskFolder(folder, TAPS), [event["done"] for event in shown]
 
 
@@ -66,6 +72,19 @@ def test_each_image_gets_the_mask_of_its_own_maps(background: str | None, table:
             np.testing.assert_array_equal(store.labels(tap, sample), expected.labels)
             np.testing.assert_allclose(store.confidence(tap, sample), expected.confidence, atol=0.6 / 255)
     assert json.loads((tmp_path / "masks" / "provenance.json").read_bytes()) == {"taps": list(TAPS), "method": "m"}
+
+
+def test_several_processes_make_the_same_bytes(table: Manifest, tmp_path: Path) -> None:
+    samples = tuple(replace(each, id=f"{each.id}.{i}") for i in range(3) for each in both(table).samples)
+    many = replace(table, samples=samples)
+    trees = []
+    for size in (1, 2, 4):
+        made(many, tmp_path / str(size), size)
+        files = [path for path in sorted((tmp_path / str(size)).rglob("*")) if path.is_file()]
+        trees.append({path.relative_to(tmp_path / str(size)): path.read_bytes() for path in files})
+    assert len(trees[0]) == 2 * len(TAPS) * len(samples) + 1
+    assert trees[1] == trees[0]
+    assert trees[2] == trees[0]
 
 
 @pytest.mark.parametrize("exclude", [True, False])

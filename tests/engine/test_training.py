@@ -22,6 +22,7 @@ from histill.data.tiles import TileBatch, TrueMasks
 from histill.engine.method import Card, Method
 from histill.engine.run import Machine, Run
 from histill.engine.select import selection
+from histill.engine.team import Team
 from histill.engine.training import load, train
 from histill.losses.classification import pooled_mask_loss
 from histill.methods import find
@@ -175,7 +176,7 @@ def test_a_model_names_its_method_and_nothing_is_imported_for_it(table: Manifest
 def judge(table: Manifest, select: Any) -> tuple[float | None, str | None]:
     events: list[dict[str, Any]] = []
     run: Any = SimpleNamespace(
-        fabric=Fabric(accelerator="cpu", devices=1), journal=Journal(None, events.append), workers=0
+        fabric=Fabric(accelerator="cpu", devices=1), journal=Journal(None, events.append), workers=0, team=Team()
     )
     score = selection(Listener(Settings(), table.classes), table, select, run)
     return (None if score is None else score()), (events[0]["by"] if events else None)

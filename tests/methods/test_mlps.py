@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tiny import TISSUES, tiny_values
@@ -286,31 +285,3 @@ def test_prediction_is_gated() -> None:
     off = (chances < threshold) & ~(chances < threshold).all(dim=1, keepdim=True)
     assert torch.equal((found == 0).all(dim=(2, 3)), off)
     torch.testing.assert_close(found.sum(1), torch.ones(2, 48, 48))
-
-
-def test_for_an_image_of_the_windows_size_presence_is_stage_1s_own_word() -> None:
-    method, batch = mlps(patch_size=48).eval(), a_batch(48, 48)
-    with torch.no_grad():
-        own = method.classifier(batch.images).sigmoid()
-        found = method.presence(batch.images)
-    torch.testing.assert_close(found, own[..., None, None].expand_as(found))
-
-
-@pytest.mark.parametrize(("patch", "h", "w"), [(40, 96, 80), (32, 96, 80), (40, 48, 112), (32, 112, 32)])
-def test_for_other_images_presence_is_a_sliding_mean_that_stays_inside(patch: int, h: int, w: int) -> None:
-    method, batch = mlps(patch_size=patch).eval(), a_batch(h, w)
-    with torch.no_grad():
-        scores = method.classifier.head(method.classifier.encoder(batch.images)[-1])
-        found = method.presence(batch.images)
-    rows, columns = scores.shape[-2:]
-    side = patch // 8
-    tall, wide = min(side, rows), min(side, columns)
-    slow = torch.zeros_like(scores)
-    for y in range(rows):
-        for x in range(columns):
-            top = int(np.clip(y - (tall - 1) // 2, 0, rows - tall))
-            left = int(np.clip(x - (wide - 1) // 2, 0, columns - wide))
-            slow[:, :, y, x] = scores[:, :, top : top + tall, left : left + wide].mean(dim=(2, 3))
-    expected = F.interpolate(slow.sigmoid(), size=(h, w), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert float(expected.std()) > 0

@@ -13,7 +13,9 @@ from histill.engine.method import Method
 from histill.engine.optim import Schedule
 from histill.engine.run import Machine
 from histill.nets.classifier import ClassifierSettings
+from histill.nets.mil import MultiScaleMilSettings
 from histill.nets.segmenters import SegmenterSettings
+from histill.nets.side_outputs import SideOutputSettings
 
 TISSUES = DatasetCard(classes=("stroma", "gland", "fat"), exclude_white=True, synthetic=True)
 LESIONS = DatasetCard(classes=("tumour", "rest"), background="rest", synthetic=True)
@@ -23,6 +25,7 @@ MACHINE = Machine(accelerator="cpu", precision="float32", threads=1)
 PARTS: dict[Any, dict[str, Any]] = {
     Schedule: {"epochs": 2, "batch_size": 3, "learning_rate": 0.01, "warmup": 0.25, "average": 0.5},
     ClassifierSettings: {"encoder": "squeezenet1_0", "weights": "none", "taps": ["fire4", "fire8", "fire9"]},
+    SideOutputSettings: {"encoder": "squeezenet1_0", "weights": "none"},
     SegmenterSettings: {
         "encoder": "squeezenet1_0",
         "weights": "none",
@@ -30,10 +33,15 @@ PARTS: dict[Any, dict[str, Any]] = {
         "atrous_rates": [1, 2, 3],
         "separable": True,
     },
+    MultiScaleMilSettings: {"encoder": "squeezenet1_0", "weights": "none", "output_stride": 8, "hidden": 4},
 }
 """Settings of the parts that methods are made of; a method of new parts adds them here."""
 
-OWN: dict[str, dict[str, Any]] = {"mlps": {"attention_warmup": 1, "patch_size": 48}}
+OWN: dict[str, dict[str, Any]] = {
+    "mlps": {"attention_warmup": 1, "patch_size": 48},
+    "ikd_mil": {"rounds": 2},
+    "glmkd": {"patch_size": 48, "smallest": 0.01},
+}
 """Settings of single methods, so that two epochs see all there is."""
 
 

@@ -274,3 +274,22 @@ def test_freezing_through_an_unknown_tap_is_refused() -> None:
 def test_a_file_without_batch_counts_fits_too() -> None:
     network = nn.BatchNorm2d(2)
     load_into(network, {key: value for key, value in network.state_dict().items() if "num_batches" not in key}, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "tap", "deeper"), [("squeezenet1_0", "fire5", "fire8"), ("resnet18", "layer2", "layer4")]
+)
+def test_a_trunk_ends_with_its_deepest_tap(name: str, tap: str, deeper: str) -> None:
+    whole = build_encoder(name, output_stride=32).eval()
+    cut = build_encoder(name, taps=[tap], output_stride=32).eval()
+    both = build_encoder(name, taps=[tap, deeper], output_stride=32).eval()
+    own = cut.trunk().state_dict()
+    assert 0 < len(own) < len(both.trunk().state_dict())
+    cut.trunk().load_state_dict({key: whole.trunk().state_dict()[key] for key in own})
+    both.trunk().load_state_dict({key: whole.trunk().state_dict()[key] for key in both.trunk().state_dict()})
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(cut(images)[0], both(images)[0])
+    cut.pretrained = True
+    with pytest.raises(HistillError, match=f"no tap '{deeper}'"):
+        cut.freeze(through=deeper, norms=False)

@@ -1,8 +1,12 @@
 """Bare glass: white without specks, and without small holes."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import label
 
-from histill.pseudo.refine import white_background
+from histill.pseudo.refine import white_background, without_specks
 
 
 def picture() -> np.ndarray:
@@ -50,3 +54,13 @@ def test_pixels_that_touch_at_a_corner_belong_together() -> None:
 def test_all_white_and_all_tissue() -> None:
     assert white_background(np.full((9, 9, 3), 255, np.uint8)).all()
     assert not white_background(picture()).any()
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 8), st.integers(1, 8))), st.integers(0, 6))
+def test_specks_are_scipys_components_of_too_few_pixels(mask: np.ndarray, smallest: int) -> None:
+    parts, count = label(mask, np.ones((3, 3)))
+    expected = np.zeros_like(mask)
+    for part in range(1, count + 1):
+        if (parts == part).sum() >= smallest:
+            expected |= parts == part
+    np.testing.assert_array_equal(without_specks(mask, smallest), expected)

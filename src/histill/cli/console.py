@@ -38,10 +38,14 @@ def _usage_code() -> Iterator[None]:
 
 
 class Console:
-    """Shows a run's events: a bar for what passes, a line for what lasts. Quiet where nobody looks."""
+    """Shows a run's events: a bar for what passes, a line for what lasts. Quiet where nobody looks.
 
-    def __init__(self) -> None:
-        self._console = RichConsole(stderr=True)
+    Args:
+        silent: show nothing at all.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self._console = RichConsole(stderr=True, quiet=silent)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._doing = ""
@@ -98,12 +102,15 @@ def _epoch(event: dict[str, Any]) -> str:
 
 def _stage(event: dict[str, Any]) -> str:
     begins = f", from epoch {event['begins_at'] + 1} on" if event["begins_at"] else ""
+    if "begins_after" in event:
+        begins = f", from epoch {event['begins_at'] + 1} on, after {event['begins_after']} of {event['of']} batches"
     return f"stage {event['stage']}: {event['epochs']} epochs of {event['images']} images{begins}"
 
 
 _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "run": lambda e: (
         f"{e['method']}: {e['train']} images to learn from, {e['val']} to choose with; {e['device']}, {e['precision']}"
+        + (f", {e['processes']} processes" if "processes" in e else "")
     ),
     "stage": _stage,
     "stage loaded": lambda e: f"stage {e['stage']}: done before",

@@ -88,10 +88,12 @@ class Arguments:
     """plain, and the sets as published: what the masks' pixel values mean, such as 0=stroma,255=gland,3=ignore"""
     mpp: float | None = None
     """plain, outlines, pos_neg: um/px of rows or slides (largest level) that do not say it"""
+    lesions: bool = False
+    """glas: glands against the rest, for methods that learn from lesion labels; crops with few glands are left out"""
     more: Annotated[OmitArgPrefixes[OutlineArguments], arg(name="outlines")] = field(default_factory=OutlineArguments)
 
 
-COMMON = ("classes", "background", "mask_values", "mpp")
+COMMON = ("classes", "background", "mask_values", "mpp", "lesions")
 MEANT = {
     "slides": ("outlines", "rename", "without_outlines", "split", "cut"),
     "regions": ("at", "least", "largest", "most"),
@@ -162,6 +164,7 @@ def _options(arguments: Arguments, read: Callable[..., Any], console: Console) -
         "background": arguments.background or None,
         "mpp": arguments.mpp,
         "mask_values": _pairs(arguments.mask_values, "--mask-values", "255=gland"),
+        "lesions": arguments.lesions,
         "to": arguments.to,
         "counters": console.counter,
     }

@@ -22,7 +22,7 @@ from histill.data.truth import nearest, open_truth
 from histill.engine.scoring import score_pseudo_masks
 from histill.formats.maps import open_labels
 from histill.metrics.summary import ImageScore, exemplars, summarise
-from histill.pseudo.masks import MaskFolder, open_masks
+from histill.pseudo.masks import PseudoMasks, open_masks
 from histill.report.html import Figure, Section
 from histill.report.pictures import strip
 from histill.slides.worker import open_guarded
@@ -149,7 +149,7 @@ def epoch_table(run: Path) -> Table:
     return Table("Epochs", ("stage", "epochs", "score after each", "standard deviation"), tuple(rows), note)
 
 
-def pseudo_mask_figures(masks: MaskFolder, table: Manifest, count: int) -> tuple[Figure, ...]:
+def pseudo_mask_figures(masks: PseudoMasks, table: Manifest, count: int) -> tuple[Figure, ...]:
     """A few training images with their truth, where known, and the pseudo-mask of every tap, deepest last."""
     many = [sample for sample in table.samples if len(sample.labels) > 1 and masks.holds(sample)]
     step = max(1, len(many) // max(count, 1))

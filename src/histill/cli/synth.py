@@ -15,18 +15,19 @@ from histill.cli.console import Console, at_least, parse
 class Arguments:
     """Make a folder with images, true masks, and a table. The images are synthetic and say so in every report."""
 
-    kind: Positional[Literal["tissue", "slides"]]
-    """tissue: patches of tumour, stroma, lymphocytes, necrosis, glands, fat and glass; slides: pyramidal TIFFs"""
+    kind: Positional[Literal["tissue", "lesions", "slides"]]
+    """tissue: patches of tumour, stroma, lymphocytes, necrosis, glands, fat and glass; lesions: the same patches,
+    labelled with or without tumour (those with less than 5 % of it are left out); slides: pyramidal TIFFs"""
     to: Positional[Annotated[Path, arg(metavar="DIR")]]
     """the folder to make"""
     train: int = 400
-    """tissue: patches to learn from"""
+    """tissue, lesions: patches to learn from"""
     val: int = 100
-    """tissue: patches to choose epochs with"""
+    """tissue, lesions: patches to choose epochs with"""
     test: int = 200
-    """tissue: patches to score on"""
+    """tissue, lesions: patches to score on"""
     size: int = 224
-    """tissue: side of a patch in px"""
+    """tissue, lesions: side of a patch in px"""
     count: int = 5
     """slides: how many; 3 of 5 are to learn from, one to choose with, one to score on"""
     width: int = 8000
@@ -44,19 +45,21 @@ class Arguments:
 def run(given: list[str]) -> int:
     """Make the data."""
     arguments = parse(Arguments, given, "synth")
-    return _tissue(arguments) if arguments.kind == "tissue" else _slides(arguments)
+    return _slides(arguments) if arguments.kind == "slides" else _patches(arguments)
 
 
-def _tissue(arguments: Arguments) -> int:
+def _patches(arguments: Arguments) -> int:
     at_least(1, train=arguments.train, size=arguments.size)
     at_least(0, val=arguments.val, test=arguments.test)
 
-    from histill.data.synthetic.dataset import write_tissue
+    from histill.data.synthetic.dataset import LESIONS, TISSUE, write_patches
 
+    labelling, method = (LESIONS, "ikd_mil") if arguments.kind == "lesions" else (TISSUE, "mlps")
     console = Console()
     with console.showing():
-        table = write_tissue(
+        table = write_patches(
             arguments.to,
+            labelling,
             train=arguments.train,
             val=arguments.val,
             test=arguments.test,
@@ -65,7 +68,7 @@ def _tissue(arguments: Arguments) -> int:
             seed=arguments.seed,
             progress=console.counter("drawing patches"),
         )
-    print(f"table: {table}\nnext:  histill train mlps --train {table} --run runs/mlps")
+    print(f"table: {table}\nnext:  histill train {method} --train {table} --run runs/{method}")
     return 0
 
 

@@ -1,4 +1,7 @@
-"""Train a method on a table of labelled images; begun again, it goes on where it stopped."""
+"""Train a method on a table of labelled images; begun again, it goes on where it stopped.
+
+On several GPUs or machines it is started once for each, by torchrun or Slurm's srun; see docs/training.md.
+"""
 
 from __future__ import annotations
 
@@ -54,32 +57,43 @@ def run(given: list[str]) -> int:
     config = resolve(kind.Config, (str(arguments.recipe), recipe), ("flags", flags))
 
     from histill.data.images import require_sound_files
-    from histill.engine.run import Machine
+    from histill.engine.run import Machine, meet
+    from histill.engine.team import TeamError
     from histill.engine.training import train
 
-    table = read_manifest(arguments.train)
-    val = read_manifest(arguments.val) if arguments.val else None
     machine = Machine(accelerator=arguments.accelerator, precision=arguments.precision, threads=arguments.threads)
-    console = Console()
-    with console.showing():
-        for each in (table, val):
-            if each is not None:
-                seen = each.choose(lambda sample: sample.split != "test")
-                require_sound_files(seen, console.counter("opening images"))
-        for warning in table.warnings:
-            console.line(f"warning: {warning}")
-        model = train(
-            kind,
-            table,
-            val,
-            folder=arguments.run,
-            config=config,
-            seed=arguments.seed,
-            machine=machine,
-            workers=arguments.workers,
-            listener=console.listen,
-        )
-    print(f"model: {model}\nnext:  histill predict {arguments.run} {arguments.train} --split test --to predictions")
+    _, team = meet(machine)
+    console = Console(silent=not team.is_first)
+
+    try:
+        with console.showing(), team.together():
+            table = read_manifest(arguments.train)
+            val = read_manifest(arguments.val) if arguments.val else None
+            for each in (table, val):
+                if each is not None and team.is_first:
+                    seen = each.choose(lambda sample: sample.split != "test")
+                    require_sound_files(seen, console.counter("opening images"))
+            for warning in table.warnings:
+                console.line(f"warning: {warning}")
+            model = train(
+                kind,
+                table,
+                val,
+                folder=arguments.run,
+                config=config,
+                seed=arguments.seed,
+                machine=machine,
+                workers=arguments.workers,
+                listener=console.listen,
+            )
+        team.leave()
+    except TeamError as error:
+        if team.is_first:
+            raise
+        # The first says it for all.
+        raise SystemExit(int(error.code)) from None
+    if team.is_first:
+        print(f"model: {model}\nnext:  histill predict {arguments.run} {arguments.train} --split test --to predictions")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -56,6 +57,23 @@ class TileBatch:
         return replace(self, **moved)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch a process takes, where several train together: one of `size` as equal as can be.
+
+    Attributes:
+        rank: which, from 0.
+        size: of how many.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, count: int) -> range:
+        """The places of its part in a batch of so many."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+
 class Tiles:
     """Samples as batches, epoch by epoch: what epoch e holds follows from (seed, e) alone, not from the past.
 
@@ -85,12 +103,22 @@ class Tiles:
         count = len(self.manifest.samples)
         return max(1, count // self.batch_size) if self.shuffle else -(-count // self.batch_size)
 
-    def epoch(self, epoch: int, seed: int) -> Iterator[TileBatch]:
+    @property
+    def whole(self) -> int:
+        """Images of a whole batch in training."""
+        return min(self.batch_size, len(self.manifest.samples))
+
+    def epoch(
+        self, epoch: int, seed: int, *, begin: int = 0, step: int = 1, share: Share | None = None
+    ) -> Iterator[TileBatch]:
         """The batches of one epoch.
 
         Args:
             epoch: its number.
             seed: of the stage; order and augmentation follow from it.
+            begin: the first batch to be read; those before it are not.
+            step: 1 for every batch from there on, n for every n-th.
+            share: of each batch, the part to be read; None for all of it.
         """
         count = len(self.manifest.samples)
         order = np.arange(count)
@@ -99,7 +127,9 @@ class Tiles:
         batches = [
             [(int(i), derive(seed, "augment", epoch, int(i))) for i in order[start : start + self.batch_size]]
             for start in range(0, len(self) * self.batch_size, self.batch_size)
-        ]
+        ][begin::step]
+        if share is not None:
+            batches = [[batch[i] for i in share.of(len(batch))] for batch in batches]
         loader = DataLoader(
             self._dataset,
             batch_sampler=batches,
@@ -107,9 +137,16 @@ class Tiles:
             # It would draw from torch's shared stream, which is dropout's.
             generator=torch.Generator(),
             num_workers=self.workers,
+            worker_init_fn=_leave_signals_to_its_parent,
             pin_memory=torch.cuda.is_available(),
         )
         yield from loader
+
+
+def _leave_signals_to_its_parent(worker: int) -> None:
+    # A scheduler tells every process to end, a terminal too; who trains still wants the batches of the step at work.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

@@ -59,3 +59,15 @@ def read_state(path: Path) -> State | None:
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
     """A copy of a module's weights and buffers, on the CPU."""
     return {key: value.detach().to("cpu").clone() for key, value in module.state_dict().items()}
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """The state of torch's shared streams: the CPU's, and that of a GPU."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_random(state: list[Tensor], device: torch.device) -> None:
+    """Let torch's shared streams go on from where they were."""
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -34,18 +35,18 @@ def write_pseudo_masks(
         store: where the masks go, in the folder that `Run.once` is making.
         train: the images and their labels.
         maps: batch -> for each tap of the store, class maps float32 [b, k, h, w] in 0..1.
-        run: device, workers, journal.
+        run: device, workers, journal; and, in a shared `once`, which batches are this process's.
         background_threshold: see `pseudo_mask`.
         provenance: method, stage and checkpoint of the maps.
     """
     classes = train.classes
     background = None if classes.background is None else classes.index(classes.background)
-    samples = iter(train.samples)
-    done = 0
-    for batch in Tiles(train, BATCH_SIZE, workers=run.workers).epoch(0, run.seed):
+    begin, step = run.turns
+    batches = Tiles(train, BATCH_SIZE, workers=run.workers).epoch(0, run.seed, begin=begin, step=step)
+    for number, batch in zip(itertools.count(begin, step), batches, strict=False):
         found = [each.float().cpu().numpy() for each in maps(batch.to(run.fabric.device))]
         for i in range(len(batch.ids)):
-            sample = next(samples)
+            sample = train.samples[number * BATCH_SIZE + i]
             h, w = int(batch.valid[i].any(1).sum()), int(batch.valid[i].any(0).sum())
             white = _white(batch.images[i, :, :h, :w]) if train.card.exclude_white else None
             for tap, cams in zip(store.taps, found, strict=True):
@@ -60,9 +61,11 @@ def write_pseudo_masks(
                     mask.labels[white] = IGNORE
                     mask.confidence[white] = 0
                 store.add(tap, sample, mask, classes)
-            done += 1
+        # Where others make their share meanwhile, about as much is done as the first of them has behind it.
+        done = min(len(train.samples), (number + step) * BATCH_SIZE)
         run.journal.show("made", what=store.folder.name, done=done, of=len(train.samples))
-    store.describe(provenance)
+    if begin == 0:
+        store.describe(provenance)
 
 
 def _white(image: Tensor) -> NDArray[np.bool_]:

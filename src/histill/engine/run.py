@@ -1,16 +1,19 @@
 """A run: a folder in which a method is trained, that goes on where it was stopped.
 
-``run.train`` loads a finished stage instead of repeating it, and a half-finished one goes on from its last whole epoch.
-``run.once`` makes a folder under a temporary name and renames it when it is whole. A run that was killed anywhere and
-started again ends in the same bytes as one that was not.
+``run.train`` loads a finished stage instead of repeating it, and a half-finished one goes on from its last whole epoch,
+or from the step at which it was told to end. ``run.once`` makes a folder under a temporary name and renames it when it
+is whole. A run that was killed anywhere and started again ends in the same bytes as one that was not.
+
+Where several processes train together (see `engine.team`), the first of them writes, and says what the others do.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
+import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -18,24 +21,29 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from histill.core.config import Strict
 from histill.core.errors import Exit, HistillError
 from histill.core.journal import Journal
 from histill.core.manifest import Manifest
 from histill.core.record import OK, Record, describe, faults, fingerprint, read_record
-from histill.core.storage import lock, new_folder, remove, sweep, write_bytes, write_json
+from histill.core.storage import lock, new_folder, remove, sweep, write_bytes
 from histill.data.augment import Augmentation
 from histill.data.tiles import Masks, Tiles
-from histill.engine.checkpoint import load_weights, read_state, weight_bytes, write_state
+from histill.engine.checkpoint import State, load_weights, read_state, weight_bytes, write_state
 from histill.engine.loop import train_stage
 from histill.engine.optim import Schedule
+from histill.engine.sameness import check_alike, check_apart, check_same, check_shares, not_shared
 from histill.engine.stage import Stage
+from histill.engine.team import Team, find_place, join
 
 RECORD = "record.json"
 STATE = "state.pt"
 WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"
+SEEN_AFTER = 120
+"""Seconds after which every machine sees what one has written; NFS may take 60."""
 LIBRARIES = (
     "histill",
     "torch",
@@ -59,15 +67,14 @@ class Machine(Strict):
     """threads of one network call on a CPU; 0 for as many as there are cores"""
 
 
-def build_fabric(machine: Machine) -> Fabric:
-    """Device and precision for a machine's settings."""
-    accelerator = machine.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise HistillError(
-            "there is no GPU that torch can use", code=Exit.USAGE, subject="accelerator", mend="Set it to auto or cpu"
-        )
+def build_fabric(machine: Machine, gpu: int = 0) -> Fabric:
+    """Device and precision for a machine's settings.
+
+    Args:
+        machine: its settings.
+        gpu: which one, where it computes on a GPU.
+    """
+    accelerator = _accelerator(machine)
     if machine.threads:
         torch.set_num_threads(machine.threads)
     precision: Literal["bf16-mixed", "32-true"] = "32-true"
@@ -75,7 +82,48 @@ def build_fabric(machine: Machine) -> Fabric:
         precision = "bf16-mixed"
     # Fabric announces its precision on standard error; ours is in the run's record.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    return Fabric(
+        accelerator=accelerator,
+        devices=[gpu] if accelerator == "cuda" else 1,
+        precision=precision,
+        # It would look for Slurm, whose tasks are met in `engine.team`.
+        plugins=[LightningEnvironment()],
+    )
+
+
+def meet(machine: Machine) -> tuple[Fabric, Team]:
+    """Device and precision of this process in training, and the processes that it trains with.
+
+    Raises:
+        HistillError: usage (2) if there is no GPU, or none for this process; as `join`.
+    """
+    accelerator, gpu = _accelerator(machine), 0
+    if accelerator == "cuda":
+        # A scheduler may let each process see one GPU alone.
+        seen, local = torch.cuda.device_count(), find_place(os.environ).local
+        gpu = local if seen > 1 else 0
+        if gpu >= seen:
+            raise HistillError(
+                f"process {local + 1} of this machine has no GPU: there are {seen}",
+                code=Exit.USAGE,
+                mend="Start as many processes as there are GPUs",
+            )
+        torch.cuda.set_device(gpu)
+    team = join(accelerator)
+    if accelerator == "cuda":
+        check_apart(team, f"{platform.node()} {torch.cuda.get_device_properties(gpu).uuid}")
+    return build_fabric(machine, gpu), team
+
+
+def _accelerator(machine: Machine) -> Literal["cpu", "cuda"]:
+    there = torch.cuda.is_available()
+    if machine.accelerator == "auto":
+        return "cuda" if there else "cpu"
+    if machine.accelerator == "cuda" and not there:
+        raise HistillError(
+            "there is no GPU that torch can use", code=Exit.USAGE, subject="accelerator", mend="Set it to auto or cpu"
+        )
+    return machine.accelerator
 
 
 def computes(fabric: Fabric) -> dict[str, str | int]:
@@ -108,8 +156,13 @@ class Run:
     Use `open_run`, which locks the folder and checks that its settings are the same.
     """
 
-    def __init__(self, folder: Path, seed: int, journal: Journal, fabric: Fabric, workers: int = 0) -> None:
+    def __init__(
+        self, folder: Path, seed: int, journal: Journal, fabric: Fabric, workers: int = 0, team: Team | None = None
+    ) -> None:
         self.folder, self.seed, self.journal, self.fabric, self.workers = folder, seed, journal, fabric, workers
+        self.team = team or Team()
+        self.turns = (0, 1)
+        """which batches this process makes something of: from the first number on, every second-number-th"""
         self._settings = ""
         self._sources: dict[str, str] = {}
 
@@ -120,41 +173,57 @@ class Run:
             The score of the weights that were kept; None where the stage selects nothing.
         """
         folder = self.folder / "stages" / stage.name
-        record = self._finished(folder)
-        if record is not None:
-            load_weights(stage.learns, folder / WEIGHTS)
+        details = self._finished(folder)
+        if details is not None:
+            with self.team.together():
+                load_weights(stage.learns, folder / WEIGHTS)
             stage.learns.to(self.fabric.device).eval()
             self.journal.say("stage loaded", stage=stage.name)
-            scores = record.details["scores"]
+            scores = details["scores"]
         else:
-            state = read_state(folder / STATE)
-            if state is not None and state["settings"] != self._expected():
-                state = None
-            self.journal.say(
-                "stage",
-                stage=stage.name,
-                epochs=stage.schedule.epochs,
-                images=len(stage.batches.manifest.samples),
-                begins_at=0 if state is None else state["epoch"] + 1,
-            )
+            scores = self._train(stage, folder)
+        if self.team.is_first:
+            # A kill between the record and this line leaves the state behind; the next run takes it away.
+            with self.team.together():
+                remove(folder / STATE)
+        self._note_source(folder, stage.name)
+        return max((score for score in scores if score is not None), default=None)
+
+    def _train(self, stage: Stage, folder: Path) -> list[float | None]:
+        with self.team.together():
+            if self.team.size > 1:
+                check_shares(stage.batches.whole, self.team, f"stage {stage.name}: batch_size")
+            state = self._read_state(folder / STATE)
             if stage.start is not None:
                 stage.start()
-            expected = self._expected()
-            scores = train_stage(
-                stage,
-                self.fabric,
-                self.seed,
-                state,
-                lambda state: write_state(folder / STATE, {**state, "settings": expected}),
-                self.journal,
-            )
-            write_bytes(folder / WEIGHTS, weight_bytes(stage.learns))
-            details = {"epochs": stage.schedule.epochs, "scores": scores}
-            Record(OK, self._settings, expected, describe(folder, [WEIGHTS]), details).write(folder / RECORD)
-        # A kill between the record and this line leaves the state behind; the next run takes it away.
-        remove(folder / STATE)
-        self._sources[stage.name] = _result_hash(folder)
-        return max((score for score in scores if score is not None), default=None)
+        processes = self._processes(state)
+        self.journal.say(
+            "stage",
+            stage=stage.name,
+            epochs=stage.schedule.epochs,
+            images=len(stage.batches.manifest.samples),
+            begins_at=0 if state is None else state["epoch"] + 1,
+            **({"begins_after": state["done"], "of": len(stage.batches)} if state and state["done"] else {}),
+        )
+        more = {"settings": self._expected(), "processes": processes}
+        scores = train_stage(
+            stage,
+            self.fabric,
+            self.seed,
+            state,
+            lambda state: write_state(folder / STATE, {**state, **more}),
+            self.journal,
+            self.team,
+        )
+        with self.team.together():
+            if self.team.is_first:
+                write_bytes(folder / WEIGHTS, weight_bytes(stage.learns))
+                details: dict[str, Any] = {"epochs": stage.schedule.epochs, "scores": scores}
+                if processes != [1]:
+                    details["processes"] = processes
+                outputs = describe(folder, [WEIGHTS])
+                Record(OK, self._settings, self._expected(), outputs, details).write(folder / RECORD)
+        return scores
 
     def learn_from(
         self, table: Manifest, schedule: Schedule, augmentation: Augmentation, masks: Masks | None = None
@@ -164,20 +233,34 @@ class Run:
             table, schedule.batch_size, masks=masks, augmentation=augmentation, shuffle=True, workers=self.workers
         )
 
-    def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """Make a folder once: `make` fills a temporary one through `storage.write_inside`. Returns the final one."""
+    def once(self, name: str, make: Callable[[Path], None], *, shared: bool = False) -> Path:
+        """Make a folder once: `make` fills a temporary one through `storage.write_inside`. Returns the final one.
+
+        Args:
+            name: of the folder, in the run's.
+            make: fills it; of several processes the first does, while the others wait.
+            shared: all processes do, each what `turns` gives it.
+        """
         folder = self.folder / name
         if self._finished(folder) is None:
-            remove(folder)
-            self.journal.say("making", what=name)
-            with new_folder(folder) as temporary:
-                make(temporary)
-                names = [
-                    path.relative_to(temporary).as_posix() for path in sorted(temporary.rglob("*")) if path.is_file()
-                ]
-                record = Record(OK, self._settings, self._expected(), describe(temporary, names))
-                record.write(temporary / RECORD)
-        self._sources[name] = _result_hash(folder)
+            with contextlib.ExitStack() as filling, self.team.together():
+                place = ""
+                if self.team.is_first:
+                    remove(folder)
+                    self.journal.say("making", what=name)
+                    place = str(filling.enter_context(new_folder(folder)))
+                temporary = Path(self.team.gather(place)[0])
+                if shared:
+                    self.turns = (self.team.rank, self.team.size)
+                if shared or self.team.is_first:
+                    make(temporary)
+                self.turns = (0, 1)
+                self.team.agree()
+                if self.team.is_first:
+                    names = [each.relative_to(temporary).as_posix() for each in _files(temporary)]
+                    record = Record(OK, self._settings, self._expected(), describe(temporary, names))
+                    record.write(temporary / RECORD)
+        self._note_source(folder, name)
         return folder
 
     def provenance(self, stage: str) -> str:
@@ -188,7 +271,11 @@ class Run:
         # A result follows from the settings and from every result before it.
         return fingerprint([self._settings, sorted(self._sources.items())])
 
-    def _finished(self, folder: Path) -> Record | None:
+    def _finished(self, folder: Path) -> dict[str, Any] | None:
+        # The details of a finished result, as the first process finds it.
+        return self.team.first_makes(lambda: self._details(folder))
+
+    def _details(self, folder: Path) -> dict[str, Any] | None:
         record = read_record(folder / RECORD)
         if record is None or record.source != self._expected():
             return None
@@ -196,7 +283,36 @@ class Run:
         if wrong:
             self.journal.say("made again", what=folder.name, why="; ".join(wrong[:3]))
             return None
-        return record
+        return record.details
+
+    def _read_state(self, path: Path) -> State | None:
+        state = read_state(path)
+        if state is not None and state["settings"] != self._expected():
+            state = None
+        seen = self.team.gather(None if state is None else [state["epoch"], state["done"]])
+        if seen.count(seen[0]) < len(seen):
+            raise not_shared(path)
+        return state
+
+    def _processes(self, state: State | None) -> list[int]:
+        # How many processes trained a stage, one after another; where it changed, the last bits did.
+        before = [] if state is None else list(state["processes"])
+        if before and before[-1] != self.team.size:
+            began = f"{before[-1]} processes began this stage, {self.team.size} go on"
+            self.journal.say("note", text=f"{began}: the last bits of numbers will differ")
+        return before if before[-1:] == [self.team.size] else [*before, self.team.size]
+
+    def _note_source(self, folder: Path, name: str) -> None:
+        # Where a file system tells other machines late, a folder that the first has made is waited for.
+        made = self.team.first_makes(lambda: _result_hash(folder))
+        with self.team.together():
+            waited = 0
+            while self.team.size > 1 and _result_hash(folder) != made:
+                if waited == SEEN_AFTER:
+                    raise not_shared(folder)
+                time.sleep(1)
+                waited += 1
+        self._sources[name] = made
 
 
 @contextlib.contextmanager
@@ -223,13 +339,17 @@ def open_run(
         HistillError: usage (2) naming the differences, if the folder was begun with other settings; busy (8) if another
             process works in it.
     """
-    fabric = build_fabric(machine)
+    fabric, team = meet(machine)
     whole = {**settings, "computes": computes(fabric)}
-    with lock(folder):
-        sweep(folder)
-        _check_same(folder / "run.json", whole)
-        run = Run(folder, seed, Journal(folder / JOURNAL, journal_listener), fabric, workers)
-        run._settings = fingerprint(whole)
+    with contextlib.ExitStack() as held, team.together():
+        check_alike(team, settings)
+        if team.is_first:
+            held.enter_context(lock(folder))
+            sweep(folder)
+            check_same(folder / "run.json", whole)
+        journal = Journal(folder / JOURNAL, journal_listener) if team.is_first else Journal()
+        run = Run(folder, seed, journal, fabric, workers, team)
+        run._settings = team.gather(fingerprint(whole))[0]
         with _deterministic():
             yield run
 
@@ -244,35 +364,10 @@ def _deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def _check_same(path: Path, settings: dict[str, Any]) -> None:
-    if not path.exists():
-        write_json(path, settings)
-        return
-    try:
-        before = json.loads(path.read_bytes())
-    except ValueError:
-        before = {}
-    now = json.loads(json.dumps(settings))
-    differences = _differences(before, now)
-    if differences:
-        raise HistillError(
-            "this run was begun with other settings:\n  " + "\n  ".join(differences) + "\n",
-            code=Exit.USAGE,
-            subject=str(path.parent),
-            mend="Give the same settings to go on, or another --run folder",
-        )
-
-
-def _differences(before: Any, now: Any, where: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in [*before, *(key for key in now if key not in before)]:
-            found += _differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
-        return found
-    return [] if before == now else [f"{where}: {before!r} then, {now!r} now"]
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def _result_hash(folder: Path) -> str:
     record = read_record(folder / RECORD)
-    assert record is not None
-    return fingerprint(record.outputs)
+    return "" if record is None else fingerprint(record.outputs)

@@ -14,7 +14,7 @@ from histill.core.masks import LabelMap
 from histill.data.images import MaskCache
 from histill.data.predicted import Predictions
 from histill.metrics.summary import ImageScore, score_image
-from histill.pseudo.masks import MaskFolder
+from histill.pseudo.masks import PseudoMasks
 
 Progress = Callable[[int, int], None]
 
@@ -52,7 +52,7 @@ def check_classes(predictions: Predictions, table: Manifest) -> None:
         )
 
 
-def score_pseudo_masks(masks: MaskFolder, tap: str, table: Manifest, progress: Progress | None = None) -> Scored:
+def score_pseudo_masks(masks: PseudoMasks, tap: str, table: Manifest, progress: Progress | None = None) -> Scored:
     """Score the pseudo-masks of one tap, without HD95; where they say nothing is left out, and told by `covered`."""
     return _score(table, lambda sample: masks.labels(tap, sample), progress, pseudo=True)
 

@@ -45,15 +45,19 @@ def selected_by(val: Manifest | None, select: Select) -> Literal["masks", "label
     return select
 
 
+# Several processes judge every n-th batch each: whole ones, whose numbers are the same to the last bit.
+
+
 @torch.no_grad()
 def _by_masks(method: Method, tiles: Tiles, run: Run) -> float:
     k = len(method.classes)
     total = np.zeros((k, k), np.int64)
-    for batch in tiles.epoch(0, 0):
+    for batch in tiles.epoch(0, 0, begin=run.team.rank, step=run.team.size):
         predicted = _probabilities(method, batch, run).argmax(1).cpu().numpy().astype(np.uint8)  # [b, h, w]
         truth = batch.masks[:, 0].numpy().astype(np.uint8)  # [b, h, w]
         w = truth.shape[-1]
         total += confusion(truth.reshape(-1, w), predicted.reshape(-1, w), k)
+    total = np.sum(run.team.gather(total.tolist()), axis=0, dtype=np.int64)
     if not total.any():
         raise HistillError(
             "every pixel of the validation masks is ignored",
@@ -66,15 +70,20 @@ def _by_masks(method: Method, tiles: Tiles, run: Run) -> float:
 
 @torch.no_grad()
 def _by_labels(method: Method, tiles: Tiles, run: Run) -> float:
-    losses, images = 0.0, 0
+    losses: list[float] = []
     background = method.classes.background
     named = [i for i, name in enumerate(method.classes.names) if name != background]
-    for batch in tiles.epoch(0, 0):
+    for batch in tiles.epoch(0, 0, begin=run.team.rank, step=run.team.size):
         probabilities = _probabilities(method, batch, run)[:, named]
-        loss = pooled_mask_loss(probabilities, batch.labels[:, named].to(probabilities.device))
-        losses += float(loss) * len(batch.ids)
-        images += len(batch.ids)
-    return -losses / images
+        device = probabilities.device
+        loss = pooled_mask_loss(probabilities, batch.labels[:, named].to(device), valid=batch.valid.to(device))
+        losses.append(float(loss) * len(batch.ids))
+    # In the order of the batches, so that their sum is that of one process.
+    parts = run.team.gather(losses)
+    total = 0.0
+    for number in range(len(tiles)):
+        total += parts[number % run.team.size][number // run.team.size]
+    return -total / len(tiles.manifest.samples)
 
 
 def _probabilities(method: Method, batch: TileBatch, run: Run) -> torch.Tensor:

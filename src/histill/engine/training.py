@@ -22,8 +22,11 @@ from histill.core.storage import file_hash, write_inside
 from histill.data.images import image_size
 from histill.engine.checkpoint import load_weights, weight_bytes
 from histill.engine.method import Method
-from histill.engine.run import RECORD, Machine, open_run
+from histill.engine.optim import Schedule
+from histill.engine.run import RECORD, Machine, meet, open_run
+from histill.engine.sameness import check_shares
 from histill.engine.select import selected_by
+from histill.engine.team import Team
 from histill.nets.weights import is_file
 
 MODEL = "model"
@@ -82,8 +85,14 @@ def train(
         machine: device, precision, threads.
         workers: processes that read images.
         listener: is told every event.
+
+    Raises:
+        HistillError: what ended it; where several processes train, in all of them.
     """
-    learn, choose = _split(table, val, kind, seed, cut=getattr(config, "select", "last") != "last")
+    _, team = meet(machine)
+    with team.together():
+        learn, choose = _split(table, val, kind, seed, cut=getattr(config, "select", "last") != "last")
+        _check_batches(config, len(learn.samples), team)
     settings = {
         "method": kind.card.name,
         "config": config.model_dump(mode="json"),
@@ -92,7 +101,7 @@ def train(
         "table": table.digest,
         "val": val.digest if val else None,
         "start weights": _weight_files(config.model_dump(mode="json")),
-        "files": _content([*learn.samples, *(choose.samples if choose else ())]),
+        "files": team.first_makes(lambda: _content([*learn.samples, *(choose.samples if choose else ())])),
     }
     with open_run(
         folder, settings=settings, seed=seed, machine=machine, journal_listener=listener, workers=workers
@@ -104,6 +113,7 @@ def train(
             val=len(choose.samples) if choose else 0,
             device=run.fabric.device.type,
             precision=str(run.fabric._precision.precision),
+            **({"processes": team.size} if team.size > 1 else {}),
         )
         torch.manual_seed(derive(seed, "start"))
         method = kind(config, table.classes)
@@ -217,6 +227,15 @@ def _check_apart(learn: Manifest, choose: Manifest, card: DatasetCard) -> None:
             subject=str(choose.path),
             mend="Take them out of one of the two tables",
         )
+
+
+def _check_batches(config: Strict, images: int, team: Team, prefix: str = "") -> None:
+    # Before the first stage, not hours later where the second one begins.
+    for name, value in config:
+        if isinstance(value, Schedule):
+            check_shares(min(value.batch_size, images), team, f"{prefix}{name}.batch_size")
+        elif isinstance(value, Strict):
+            _check_batches(value, images, team, f"{prefix}{name}.")
 
 
 def _content(samples: list[Sample]) -> str:

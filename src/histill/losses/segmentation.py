@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 from histill.core.labels import IGNORE
 
@@ -15,9 +16,22 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: [b, k, h, w].
         labels: class indices, int64 [b, h, w].
     """
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum") / count_known(labels)
+
+
+def count_known(labels: Tensor) -> Tensor:
+    """How many pixels of a batch are not `IGNORE`, and at least 1: by what a sum over them is divided.
+
+    Where several processes hold a part of a batch each, `engine.whole_batch` answers in its place.
+
+    Args:
+        labels: class indices, int64 [b, h, w].
+    """
+    if has_torch_function((labels,)):
+        known: Tensor = handle_torch_function(count_known, (labels,), labels)
+        return known
     # A batch may be all white; 0 / 0 must not end a run.
-    return total / (labels != IGNORE).sum().clamp(min=1)
+    return (labels != IGNORE).sum().clamp(min=1)
 
 
 def dice_loss(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -91,7 +91,7 @@ class Cam(Method):
                 start=lambda: self.classifier.start(config.classifier),
             )
         )
-        folder = run.once("pseudo-masks", lambda making: self.make_pseudo_masks(train, making, run))
+        folder = run.once("pseudo-masks", lambda making: self.make_pseudo_masks(train, making, run), shared=True)
         masks = MaskFolder(folder, [MAP])
 
         run.train(

@@ -139,7 +139,7 @@ class Mlps(Method):
                 before_epoch=self.attention.begin_epoch,
             )
         )
-        folder = run.once("pseudo-masks", lambda making: self.make_pseudo_masks(train, making, run))
+        folder = run.once("pseudo-masks", lambda making: self.make_pseudo_masks(train, making, run), shared=True)
         masks = MaskFolder(folder, self.taps)
 
         run.train(
@@ -211,7 +211,8 @@ class Mlps(Method):
         probabilities: Tensor = self.segmenter(batch.images).float().softmax(dim=1)  # [b, k, h, w]
         if not self.config.gate:
             return probabilities
-        return torch.cat([probabilities, self.presence(batch.images)], dim=1)  # [b, 2 k, h, w]
+        presence = self.classifier.presence(batch.images, self.config.patch_size)
+        return torch.cat([probabilities, presence], dim=1)  # [b, 2 k, h, w]
 
     def finish(self, maps: Tensor) -> Tensor:
         """Switch off the classes that the classifier does not see."""
@@ -219,22 +220,6 @@ class Mlps(Method):
             return maps
         probabilities, presence = maps.chunk(2, dim=1)  # [b, k, h, w] each
         return gate(probabilities, presence, self.config.gate, self.classes)
-
-    def presence(self, images: Tensor) -> Tensor:
-        """How likely each class is in the window around each pixel, [b, k, h, w], by stage 1 without attention.
-
-        The logit of a window is the mean of the class map over it; at an image's edge the window stays inside. For an
-        image of the window's size this is stage 1's own logit, at every pixel.
-        """
-        encoder, head = self.classifier.encoder, self.classifier.head
-        scores = head(encoder(images)[-1]).float()  # [b, k, h / s, w / s]
-        h, w = scores.shape[-2:]
-        side = max(1, self.config.patch_size // encoder.strides[-1])
-        window = (min(side, h), min(side, w))
-        pooled = F.avg_pool2d(scores, window, stride=1)  # [b, k, h / s - side + 1, w / s - side + 1]
-        above, left = (window[0] - 1) // 2, (window[1] - 1) // 2
-        edges = (left, window[1] - 1 - left, above, window[0] - 1 - above)
-        return upsample(F.pad(pooled, edges, mode="replicate").sigmoid(), *images.shape[-2:])
 
 
 def gate(probabilities: Tensor, presence: Tensor, threshold: float, classes: Classes) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from histill.core.config import Share, Strict
 from histill.nets.encoders import Encoder, OutputStride, build_encoder
@@ -31,6 +32,26 @@ class ImageClassifier(nn.Module):
         """The last map [b, c, h, w] -> logits float32 [b, k]."""
         scores: Tensor = self.head(self.dropout(features))  # [b, k, h, w]
         return scores.float().mean(dim=(2, 3))  # [b, k]
+
+    def presence(self, images: Tensor, window: int) -> Tensor:
+        """How likely each class is in the window around each pixel, float32 [b, k, h, w].
+
+        The logit of a window is the mean of the class map over it; at an image's edge the window stays inside. For an
+        image of the window's size this is the classifier's own logit, at every pixel.
+
+        Args:
+            images: float [b, 3, h, w] in 0..1.
+            window: its side in px.
+        """
+        scores = self.head(self.encoder(images)[-1]).float()  # [b, k, h / s, w / s]
+        h, w = scores.shape[-2:]
+        side = max(1, window // self.encoder.strides[-1])
+        tall, wide = min(side, h), min(side, w)
+        pooled = F.avg_pool2d(scores, (tall, wide), stride=1)  # [b, k, h / s - tall + 1, w / s - wide + 1]
+        above, left = (tall - 1) // 2, (wide - 1) // 2
+        edges = (left, wide - 1 - left, above, tall - 1 - above)
+        chances = F.pad(pooled, edges, mode="replicate").sigmoid()  # [b, k, h / s, w / s]
+        return F.interpolate(chances, size=images.shape[-2:], mode="bilinear", align_corners=False)  # [b, k, h, w]
 
     def start(self, settings: ClassifierSettings) -> None:
         """Load the start weights and freeze what the settings say."""

@@ -135,12 +135,14 @@ class SqueezeNetEncoder(Encoder):
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
         from torchvision.models import squeezenet1_0
 
-        self.features: nn.Sequential = squeezenet1_0(weights=None).features
         self.taps = _chosen(tuple(taps) or self.PYRAMID, self.TAPS, "squeezenet1_0")
+        # What lies deeper than the deepest tap would be carried along for nothing.
+        deepest = self.TAPS[self.taps[-1]][0]
+        self.features: nn.Sequential = squeezenet1_0(weights=None).features[: deepest + 1]
         self.channels = tuple(self.TAPS[tap][1] for tap in self.taps)
         self.strides = tuple(min(self.TAPS[tap][2], output_stride) for tap in self.taps)
         self._pools_last = output_stride > 8
-        if not self._pools_last:
+        if not self._pools_last and deepest >= self.LAST_FIRE:
             expand: Any = self.features.get_submodule(f"{self.LAST_FIRE}.expand3x3")
             expand.dilation, expand.padding = (2, 2), (2, 2)
 
@@ -173,9 +175,10 @@ class SqueezeNetEncoder(Encoder):
 
     def module_of(self, tap: str) -> str:
         """The index of a tap's layer, as torchvision names it."""
-        if tap not in self.TAPS:
-            raise _no_tap("squeezenet1_0", tap, list(self.TAPS))
-        return str(self.TAPS[tap][0])
+        known = {name: index for name, (index, _, _) in self.TAPS.items() if index < len(self.features)}
+        if tap not in known:
+            raise _no_tap("squeezenet1_0", tap, list(known))
+        return str(known[tap])
 
 
 class ResNet38Encoder(Encoder):
@@ -233,22 +236,18 @@ class TimmEncoder(Encoder):
             near = difflib.get_close_matches(name, timm.list_models(), 1)
             hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() lists them"
             raise HistillError(f"there is no encoder '{name}'", code=Exit.USAGE, subject="encoder", mend=hint)
-        strides: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-        try:
-            network: Any = timm.create_model(name, features_only=True, **strides)
-        except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
-            raise HistillError(
-                f"'{name}' offers no feature maps at output stride {output_stride}",
-                code=Exit.USAGE,
-                subject="encoder",
-                mend="Choose a convolutional or hierarchical encoder, such as resnet18",
-            ) from error
+        with torch.device("meta"):
+            # Only to be asked: the whole of a VGG16 has 138 million weights to draw.
+            info = _timm_features(name, output_stride).feature_info
+        known = info.module_name()
+        chosen = _chosen(tuple(taps) or tuple(known), known, name)
+        order = [known.index(tap) for tap in chosen]
+        # What lies deeper than the deepest tap would be carried along for nothing.
+        depth = {} if order[-1] + 1 == len(known) else {"out_indices": tuple(info.out_indices)[: order[-1] + 1]}
+        network = _timm_features(name, output_stride, **depth)
         published: Mapping[str, Any] = network.pretrained_cfg or {}
         super().__init__(published.get("mean", IMAGENET_MEAN), published.get("std", IMAGENET_STD))
-        info = network.feature_info
-        known = info.module_name()
-        self.taps = _chosen(tuple(taps) or tuple(known), known, name)
-        order = [known.index(tap) for tap in self.taps]
+        self.taps = chosen
         self.network: nn.Module = network
         self.name, self._order = name, order
         self._channels_last = getattr(network, "output_fmt", None) == "NHWC"
@@ -329,6 +328,22 @@ def build_encoder(name: str, *, taps: Sequence[str] = (), output_stride: OutputS
     if name == "resnet38":
         return ResNet38Encoder(taps, output_stride)
     return TimmEncoder(name, taps, output_stride)
+
+
+def _timm_features(name: str, output_stride: OutputStride, **settings: Any) -> Any:
+    import timm
+
+    if output_stride != 32:
+        settings["output_stride"] = output_stride
+    try:
+        return timm.create_model(name, features_only=True, **settings)
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
+        raise HistillError(
+            f"'{name}' offers no feature maps at output stride {output_stride}",
+            code=Exit.USAGE,
+            subject="encoder",
+            mend="Choose a convolutional or hierarchical encoder, such as resnet18",
+        ) from error
 
 
 def _chosen(taps: tuple[str, ...], known: Iterable[str], name: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from histill.core.labels import Classes
 from histill.core.manifest import Manifest, Sample
 from histill.core.masks import LabelMap, PseudoMask, grey_png, label_png, read_indexed
 from histill.core.storage import safe_name, write_inside
+from histill.pseudo.soft import SoftFolder, open_soft
 
 
 def pseudo_mask(
@@ -128,10 +129,14 @@ class MaskFolder:
         return np.stack([self.labels(tap, sample) for tap in self.taps])
 
 
-def open_masks(folder: Path) -> MaskFolder | None:
+PseudoMasks = MaskFolder | SoftFolder
+"""Whatever a run's pseudo-masks were kept as: each has masks, `labels`, of its `taps`."""
+
+
+def open_masks(folder: Path) -> PseudoMasks | None:
     """The pseudo-masks that a run left in a folder; None if there are none."""
     try:
-        taps = json.loads((folder / "provenance.json").read_bytes())["taps"]
+        about = json.loads((folder / "provenance.json").read_bytes())
+        return MaskFolder(folder, about["taps"]) if "taps" in about else open_soft(folder, about)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return MaskFolder(folder, taps)

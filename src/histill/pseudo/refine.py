@@ -21,10 +21,11 @@ def white_background(image: NDArray[np.uint8], *, threshold: int = 200, smallest
         bool [h, w].
     """
     white = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > threshold
-    return ~_without_specks(~_without_specks(white, smallest), smallest)
+    return ~without_specks(~without_specks(white, smallest), smallest)
 
 
-def _without_specks(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
+def without_specks(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
+    """A mask bool [h, w] without its components (8-connected) of fewer than `smallest` pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = np.asarray(stats)[:, cv2.CC_STAT_AREA] >= smallest
     large[0] = False

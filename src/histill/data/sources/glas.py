@@ -1,8 +1,9 @@
-"""GlaS: colon glands at 20x (MICCAI 2015), image labels gland, stroma; true masks for all images.
+"""GlaS: colon glands at 20x (MICCAI 2015), image labels gland, stroma (--lesions: gland or none); true masks for all.
 
 Sirinukunwattana et al., Medical Image Analysis 35:489-502 (2017); Sirinukunwattana, Snead and Rajpoot, IEEE
 Transactions on Medical Imaging 2015, doi:10.1109/TMI.2015.2433900. Train rows are 112-pixel crops; test rows are whole
-images of the official test set, whose patients stand in the train set too.
+images of the official test set, whose patients stand in the train set too. As lesions, glands are what is looked for:
+a crop is labelled gland or, where there is none, stroma, the background.
 """
 
 from __future__ import annotations
@@ -36,27 +37,38 @@ NOTES = (
     "Train images are JPEG copies (quality 95) of the published ones; test images are the published ones",
 )
 
+LESIONS = CARD.model_copy(update={"background": "stroma"})
+LESION_LABELS = {"gland": ("gland",), "no_gland": ("stroma",), "ambiguous": ()}
+"""What the table's 0/1 column says: gland where it covers at least 25 %, none where at most 1 %, nothing between."""
 
-def read(folder: Path) -> Imported:
+
+def read(folder: Path, *, lesions: bool = False) -> Imported:
     """Read the data set's folder.
 
     Args:
         folder: holds `manifest.csv`, `crops_train.csv`, images and masks.
+        lesions: label crops with or without glands, for methods of lesion labels; those with few are left out.
 
     Raises:
         HistillError: usage (2) with every fault and its line; input (4) if the tables are not there.
     """
-    data = PublishedFolder(folder, ("patient_id", "gland_fraction"), ("labels", "patient_id"))
+    column = "crop_label" if lesions else "labels"
+    data = PublishedFolder(folder, ("patient_id", "gland_fraction"), (column, "patient_id"))
     samples = []
+    unsure = 0
     for crop in data.crops:
         if crop.row["patient_id"] != crop.image["patient_id"]:
             data.fault(crop.row, f"patient {crop.row['patient_id']}, but its image is of {crop.image['patient_id']}")
+        labels = _lesion(data, crop.row) if lesions else data.labels(crop.row, column, CARD.classes)
+        if not labels:
+            unsure += 1
+            continue
         samples.append(
             Sample(
                 id=crop_id(crop.row["path"], crop.region),
                 path=folder / crop.row["path"],
                 crop=crop.region,
-                labels=data.labels(crop.row, "labels", CARD.classes),
+                labels=labels,
                 patient=crop.row["patient_id"],
                 split="train",
                 mask=data.file(crop.image, "mask_path"),
@@ -67,7 +79,7 @@ def read(folder: Path) -> Imported:
         Sample(
             id=Path(row["path"]).stem,
             path=folder / row["path"],
-            labels=_labels(data, row),
+            labels=_labels(data, row, lesions),
             patient=row["patient_id"],
             split="test",
             mask=data.file(row, "mask_path"),
@@ -76,9 +88,23 @@ def read(folder: Path) -> Imported:
         for row in data.of_split("test")
     ]
     data.close()
-    return Imported(tuple(samples), CARD, NOTES)
+    if not lesions:
+        return Imported(tuple(samples), CARD, NOTES)
+    labelled = (
+        "Labels are derived from the masks: gland where it covers at least 25 %, stroma where gland covers at most 1 %;"
+        f" {unsure} crops between are left out"
+    )
+    return Imported(tuple(samples), LESIONS, (labelled, NOTES[1]))
 
 
-def _labels(data: PublishedFolder, row: Row) -> tuple[str, ...]:
+def _lesion(data: PublishedFolder, row: Row) -> tuple[str, ...]:
+    if row["crop_label"] not in LESION_LABELS:
+        data.fault(row, f"crop_label: '{row['crop_label']}' is not one of {', '.join(LESION_LABELS)}")
+    return LESION_LABELS.get(row["crop_label"], ())
+
+
+def _labels(data: PublishedFolder, row: Row, lesions: bool) -> tuple[str, ...]:
     share = data.number(row, "gland_fraction")
+    if lesions:
+        return ("gland",) if share > 0 else ("stroma",)
     return tuple(name for name, part in (("gland", share), ("stroma", 1 - share)) if part >= LEAST_SHARE)
