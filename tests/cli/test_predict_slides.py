@@ -839,7 +839,7 @@ def test_an_empty_slide_is_said_and_not_tried_again(
         "0.5",
     ]
     before = tree(tmp_path / "out")
-    monkeypatch.setattr("histill.engine.slides.open_guarded", None)
+    monkeypatch.setattr("histill.engine.tiled.open_guarded", None)
     said = histill(*begin(model, tmp_path / "in", tmp_path / "out"))
     assert said.code == 0
     assert "1 of 1 slides hold no tissue" in said.out
@@ -1040,7 +1040,7 @@ def half(predicted: Path, tmp_path: Path) -> Path:
 def test_what_is_done_is_not_done_again(
     histill: Histill, model: Path, slides: Path, predicted: Path, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histill.engine.slides.open_guarded", None)
+    monkeypatch.setattr("histill.engine.tiled.open_guarded", None)
     said = histill(*begin(model, slides, half))
     assert said.code == 0
     assert "6 slides: 6 done before, 0 put aside" in said.err

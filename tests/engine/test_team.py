@@ -15,15 +15,15 @@ from safetensors.numpy import load_file
 from histill import methods
 from histill.core.errors import Exit, HistillError
 from histill.core.journal import read_journal
-from histill.engine.team import LostError, Place, Team, find_place, noticing_loss
+from histill.engine.team import Place, Team, UntoldError, find_place, noticing_loss
 
 TOGETHER = Path(__file__).with_name("together.py")
 TOLERANCE = 1e-4
 """How far scores and weights of several processes may be from those of one: what adding in another order does."""
 
 FAST = (
-    *("norm", "words", "one", "two", "killed", "told", "alone told", "fewer", "not a number", "broken while choosing"),
-    "unlike",
+    *("norm", "known", "judged", "words", "one", "two", "killed", "told", "alone told", "fewer", "unlike"),
+    *("not a number", "broken at work", "broken while choosing"),
 )
 SLOW = (
     *("one", "two", "three", "first killed", "more", "told while choosing", "broken", "bug", "too many", "three told"),
@@ -99,6 +99,14 @@ def test_nothing_is_said_of_what_a_user_cannot_change(ran: Ran) -> None:
 
 def test_parts_of_a_batch_are_normalised_as_the_whole(ran: Ran) -> None:
     assert ran.codes["norm"] == [[0, 0, 0]]
+
+
+def test_a_mean_over_known_pixels_is_that_of_the_whole_batch(ran: Ran) -> None:
+    assert ran.codes["known"] == [[0, 0, 0]]
+
+
+def test_validation_that_is_shared_out_scores_the_same_to_the_bit(ran: Ran) -> None:
+    assert ran.codes["judged"] == [[0, 0, 0]]
 
 
 def test_what_one_says_all_hear(ran: Ran) -> None:
@@ -196,6 +204,13 @@ def test_a_number_that_is_none_ends_all_with_the_images_named(ran: Ran) -> None:
     assert seen[0]["error"] == seen[1]["error"]
     assert f"entropy is not finite in epoch 1 on: {', '.join(seen[1]['ids'][-1])}." in seen[0]["error"]
     assert ran.tree("not a number") == ran.tree("two")
+
+
+def test_an_error_within_a_step_ends_the_others_too(ran: Ran) -> None:
+    assert ran.codes["broken at work"] == [[Exit.TEMPORARY, Exit.STORAGE], [0, 0]]
+    assert ran.seen("broken at work", 0, 1)["error"] == "step 6: it broke. Mend it"
+    assert "is gone" in ran.seen("broken at work", 0, 0)["error"]
+    assert ran.tree("broken at work") == ran.tree("two")
 
 
 def test_an_error_where_an_epoch_is_judged_ends_all_and_the_epoch_is_not_lost(ran: Ran) -> None:
@@ -322,6 +337,6 @@ def test_only_what_torch_says_of_others_counts_as_their_loss() -> None:
         raise ZeroDivisionError
     with pytest.raises(RuntimeError, match="shapes"), noticing_loss():
         raise RuntimeError("shapes do not match")
-    with pytest.raises(LostError) as caught, noticing_loss():
+    with pytest.raises(UntoldError) as caught, noticing_loss():
         raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]")
     assert caught.value.code == Exit.TEMPORARY

@@ -10,9 +10,11 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,15 +28,19 @@ from torch.nn import functional as F
 from histill.cli.main import _terminate, _Terminated
 from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
+from histill.core.journal import Journal
+from histill.core.labels import IGNORE, Classes
 from histill.core.manifest import Manifest, Sample
 from histill.core.storage import write_inside
 from histill.data.augment import Augmentation
 from histill.data.tiles import TileBatch
 from histill.engine.optim import Schedule
-from histill.engine.run import Machine, Run, open_run
+from histill.engine.run import Machine, Run, build_fabric, open_run
+from histill.engine.select import selection
 from histill.engine.stage import Losses, Stage
-from histill.engine.team import TeamError, join
+from histill.engine.team import Team, TeamError, join
 from histill.engine.whole_batch import WholeBatch
+from histill.losses.segmentation import cross_entropy
 
 IMAGES, SIDE, BATCH = 22, 32, 5
 MACHINE = Machine(accelerator="cpu", precision="float32", threads=1)
@@ -68,7 +74,9 @@ def make_table(folder: Path) -> Manifest:
         path = folder / f"{i}.png"
         pixels = random.normal(90 + 60 * (i % 2), 30, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(path)
-        samples.append(Sample(f"s{i}", path, None, ("ab"[i % 2],), f"p{i}", line=i + 2))
+        mask = path.with_suffix(".mask.png")
+        Image.fromarray(random.integers(0, 2, (SIDE, SIDE), np.uint8)).save(mask)
+        samples.append(Sample(f"s{i}", path, None, ("ab"[i % 2],), f"p{i}", mask=mask, line=i + 2))
     return Manifest(tuple(samples), DatasetCard(classes=("a", "b")), folder / "t.csv", "digest")
 
 
@@ -137,6 +145,25 @@ def work(folder: Path, table: Manifest, watch: Watch, settings: dict[str, Any]) 
         assert run.train(Stage("second", net, net.trunk, second, loss, plain)) is None
 
 
+def known(rank: int) -> None:
+    """Cross-entropy over the known pixels of parts of a batch, weighed by their images, against that of the whole."""
+    team = join("cpu")
+    torch.manual_seed(0)
+    logits, labels = torch.randn(7, 3, 4, 4), torch.randint(0, 3, (7, 4, 4))
+    labels[1], labels[3:, :2] = IGNORE, IGNORE
+    for given in (labels, torch.full_like(labels, IGNORE)):
+        own = team.share.of(7)
+        part = logits[own.start : own.stop].clone().requires_grad_()
+        with WholeBatch(team.share, 7):
+            loss = cross_entropy(part, given[own.start : own.stop]) * len(own) / 7
+        loss.backward()
+        whole = logits.clone().requires_grad_()
+        expected = cross_entropy(whole, given)
+        expected.backward()
+        torch.testing.assert_close(team.sum(loss.detach().clone()), expected.detach())
+        torch.testing.assert_close(part.grad, whole.grad[own.start : own.stop])
+
+
 def norm(rank: int) -> None:
     """BatchNorm of parts of a batch, forwards and backwards, against that of the whole."""
     team = join("cpu")
@@ -179,6 +206,34 @@ def norm(rank: int) -> None:
         with WholeBatch(team.share, len(values)):
             judged = parts.eval()(given)
         torch.testing.assert_close(judged, whole.eval()(expected)[own], **tolerance)
+
+
+class Judged:
+    """Who finds class a where an image is bright."""
+
+    classes = Classes(("a", "b"))
+
+    def eval(self) -> None:
+        """Nothing learns."""
+
+    def probabilities(self, batch: TileBatch) -> Tensor:
+        return torch.stack([batch.images.mean(1), 1 - batch.images.mean(1)], dim=1)  # [b, 2, h, w]
+
+
+def judged(rank: int) -> None:
+    """Validation images that are shared out score as those that are not, to the last bit."""
+    method: Any = Judged()
+    with tempfile.TemporaryDirectory() as place:
+        table = make_table(Path(place) / "table")
+        for select in ("masks", "labels"):
+            found = []
+            for team in (Team(), join("cpu")):
+                run: Any = SimpleNamespace(team=team, fabric=build_fabric(MACHINE), journal=Journal(), workers=0)
+                score = selection(method, table, select, run)
+                assert score is not None
+                found.append(score())
+            assert found[0] == found[1] != 0
+            assert join("cpu").gather(found) == [found] * 3
 
 
 def words(rank: int) -> None:
@@ -293,6 +348,7 @@ RUNS: dict[str, list[dict[str, Any]]] = {
     "told while choosing": [{"size": 2, "what": TERM, "at": "select 1", "rank": 0}, {"size": 2}],
     "not a number": [{"size": 2, "what": "nan", "at": "step 6"}, {"size": 2}],
     "broken": [{"size": 2, "what": "error", "at": "make", "rank": 0}, {"size": 2}],
+    "broken at work": [{"size": 2, "what": "error", "at": "step 6"}, {"size": 2}],
     "broken while choosing": [{"size": 2, "what": "error", "at": "select 1"}, {"size": 2}],
     "bug": [{"size": 2, "what": "bug", "at": "step 3"}],
     "unlike": [{"size": 2, "unlike": True}],
@@ -301,7 +357,7 @@ RUNS: dict[str, list[dict[str, Any]]] = {
     "three told": [{"size": 3, "what": TERM, "at": "step 6"}, {"size": 3}],
 }
 
-CHECKS = {"norm": norm, "words": words}
+CHECKS = {"norm": norm, "known": known, "judged": judged, "words": words}
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -56,6 +56,17 @@ def test_confusion_in_chunks_of_any_size(monkeypatch, k, chunk):
     np.testing.assert_array_equal(confusion(truth, predicted, k), slow_confusion(truth, predicted, k))
 
 
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
+def test_confusion_of_regions_that_go_on_over_rows_and_chunks(monkeypatch, chunk):
+    monkeypatch.setattr(segmentation, "CHUNK", chunk)
+    y, x = np.mgrid[:24, :19]
+    truth, predicted = ((y + 5) // 7 % 3).astype(np.uint8), ((y + x // 9) // 6 % 3).astype(np.uint8)
+    truth[7:9, 4:] = IGNORE
+    table = confusion(truth, predicted, 3)
+    np.testing.assert_array_equal(table, slow_confusion(truth, predicted, 3))
+    assert (np.diagonal(table) > 0).all()
+
+
 def test_confusion_of_a_view_and_with_another_label_to_ignore():
     random = np.random.default_rng(0)
     truth, predicted = random.integers(0, 5, (2, 20, 30)).astype(np.uint8)
@@ -166,6 +177,35 @@ def test_hd95_of_larger_blobs_equals_the_slow_version():
     valid = truth != IGNORE
     expected = [slow_hd95(truth == c, (predicted == c) & valid) for c in (0, 1)]
     np.testing.assert_allclose(hd95(truth, predicted, 2), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("pairs", "dense"), [(1 << 22, 16), (0, 0), (0, 1 << 30)], ids=["pairs", "tree", "map"])
+@pytest.mark.parametrize("seed", range(2))
+def test_hd95_is_the_same_whichever_way_is_the_fastest(monkeypatch, pairs, dense, seed):
+    monkeypatch.setattr(segmentation, "MOST_PAIRS", pairs)
+    monkeypatch.setattr(segmentation, "DENSE", dense)
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 3, (2, 4, 5)).astype(np.uint8)
+    truth, predicted = (np.kron(each, np.ones((6, 5), np.uint8)) for each in coarse)
+    predicted = np.roll(predicted, 3, axis=1)
+    truth[:, 9:11] = IGNORE
+    expected = [slow_hd95(truth == c, (predicted == c) & (truth != IGNORE)) for c in range(3)]
+    np.testing.assert_allclose(hd95(truth, predicted, 3), expected, rtol=1e-6 if dense > 16 else 1e-14)
+
+
+@pytest.mark.parametrize("side", [2000, 5000])
+def test_hd95_of_few_pixels_far_apart_is_not_rounded(side):
+    # The squares of such distances fit into float32 where side is the smaller alone.
+    truth, predicted = np.zeros((2, side, side), np.uint8)
+    truth[0, 0] = truth[1, 3] = predicted[side - 1, side - 2] = predicted[side - 4, side - 1] = 1
+    between = np.hypot([[side - 1, side - 4], [side - 2, side - 5]], [[side - 2, side - 1], [side - 5, side - 4]])
+    expected = max(np.percentile(between.min(axis), 95) for axis in (0, 1))
+    assert hd95(truth, predicted, 2)[1] == pytest.approx(expected, rel=1e-14)
+
+
+@given(arrays.arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1e4)))
+def test_the_percentile_is_numpys(values):
+    assert segmentation._percentile_95(values) == pytest.approx(np.percentile(values, 95), rel=1e-12)
 
 
 def test_hd95_by_hand():

@@ -115,11 +115,11 @@ def test_wrappers_of_training_codes_are_taken_off(tmp_path: Path) -> None:
 
 def test_missing_files_and_unknown_kinds(tmp_path: Path) -> None:
     assert "no such" in refused(tmp_path / "w.pth").what
-    (tmp_path / "w.bin").write_bytes(b"")
-    error = refused(tmp_path / "w.bin")
+    (tmp_path / "w.onnx").write_bytes(b"")
+    error = refused(tmp_path / "w.onnx")
     assert error.code == Exit.INPUT
     assert ".safetensors" in error.mend
-    assert not is_file("w.bin")
+    assert not is_file("w.onnx")
     assert not is_file("imagenet")
     assert not is_file("none")
 

@@ -20,6 +20,7 @@ VERBS = {
     "train": "train",
     "predict": "predict",
     "evaluate": "evaluate",
+    "embed": "embed",
     "slide": "slide",
     "methods": "methods",
     "doctor": "doctor",

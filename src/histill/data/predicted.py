@@ -1,4 +1,4 @@
-"""A folder of predictions, as `engine.apply` writes it and scoring reads it: masks, a record for each, an index."""
+"""A folder of what was made of samples, as `engine.apply` writes it: an index, a record for each, masks or features."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from histill.slides.identity import fingerprint_slide
 
 Kind = Literal["images", "slides"]
 
-INDEX = "predictions.json"
-TABLE = "predictions.csv"
+PREDICTIONS = "predictions"
+INDEX = f"{PREDICTIONS}.json"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A folder of predictions.
+    """A folder of predictions, or of other things that were made of samples.
 
     Attributes:
         folder: where.
         kind: of what was predicted.
-        method: that made them.
+        method: that made them, or encoder.
         model: digest of the model.
         settings: hash of all that its masks depend on besides the images; a record of other settings does not count.
         classes: names, in the order of the masks' indices.
         about: what a report about them says: seed, and what chose the epoch.
         warnings: what every report about them repeats.
+        name: of index and table. Others than predictions have their records in a folder of their own below `records`.
     """
 
     folder: Path
@@ -43,15 +44,19 @@ class Predictions:
     classes: tuple[str, ...]
     about: dict[str, Any]
     warnings: tuple[str, ...]
+    name: str = PREDICTIONS
 
     def write(self) -> None:
         """Write the index."""
-        index = {name: value for name, value in vars(self).items() if name != "folder"}
-        write_json(self.folder / INDEX, {**index, "classes": list(self.classes), "warnings": list(self.warnings)})
+        index = {name: value for name, value in vars(self).items() if name not in ("folder", "name")}
+        write_json(
+            self.folder / f"{self.name}.json", {**index, "classes": list(self.classes), "warnings": list(self.warnings)}
+        )
 
     def record_path(self, sample: Sample) -> Path:
         """Where a sample's record stands."""
-        return self.folder / "records" / f"{safe_name(sample.id)}.json"
+        records = self.folder / "records"
+        return (records if self.name == PREDICTIONS else records / self.name) / f"{safe_name(sample.id)}.json"
 
     def record_of(self, sample: Sample) -> Record | None:
         """A sample's record; None if there is none of these settings."""

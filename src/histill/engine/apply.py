@@ -1,4 +1,4 @@
-"""Apply a trained method to a table, sample by sample: a record for each, and a table of what became of them.
+"""Apply a trained method or an encoder to a table, sample by sample: a record for each, and a table of the outcomes.
 
 What still holds is not done again, what cannot be read is put aside, and the rest goes on. How one sample is worked on,
 an image or a whole slide, is a `Work`.
@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lightning_fabric import Fabric
 
@@ -20,7 +20,7 @@ from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample
 from histill.core.record import EMPTY, OK, QUARANTINED, Record, describe, fingerprint, still_holds
 from histill.core.storage import lock, remove, sweep, write_bytes
-from histill.data.predicted import TABLE, Kind, Predictions, source_of
+from histill.data.predicted import PREDICTIONS, Kind, Predictions, source_of
 from histill.engine.run import computes
 from histill.engine.training import Trained
 
@@ -28,11 +28,36 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
+class Model:
+    """With what samples are worked on, as the index names it; see `Predictions`.
+
+    Attributes:
+        name: of the method or encoder.
+        digest: of all that its results depend on.
+        classes: names of what it tells apart.
+        about: what else the index says of it.
+        warnings: what every report about its results repeats.
+    """
+
+    name: str
+    digest: str
+    classes: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, trained: Trained) -> Self:
+        """A trained method."""
+        method = trained.method
+        return cls(method.card.name, trained.digest, method.classes.names, trained.about, trained.warnings)
+
+
+@dataclass(frozen=True)
 class Made:
     """What was made of one sample.
 
     Attributes:
-        files: written, by their names below the folder; the first is the mask.
+        files: written, by their names below the folder.
         columns: of the sample's row in the table of predictions.
         details: what else its record holds.
         empty: why there was nothing to look at; else an empty text.
@@ -48,6 +73,13 @@ class Work(ABC):
     """How one kind of sample is worked on."""
 
     kind: ClassVar[Kind]
+    column: ClassVar[str] = "mask"
+    """of the table, that names the first of the files that `make` may write"""
+
+    @property
+    def name(self) -> str:
+        """Of index and table."""
+        return PREDICTIONS
 
     @property
     @abstractmethod
@@ -64,7 +96,7 @@ class Work(ABC):
 
     @abstractmethod
     def may_write(self, sample: Sample) -> tuple[str, ...]:
-        """The names of all files that `make` may write: what an earlier run left is taken away with them."""
+        """The names of the files that `make` may write, the main one first; what an earlier run left of them goes."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +118,7 @@ class Applied:
 
 def apply(
     work: Work,
-    trained: Trained,
+    model: Model,
     table: Manifest,
     folder: Path,
     *,
@@ -98,9 +130,9 @@ def apply(
 
     Args:
         work: what is done to each.
-        trained: the model behind it.
+        model: with what.
         table: the samples.
-        folder: gets ``records/<id>.json``, `predictions.csv`, and what `work` writes.
+        folder: gets an index, a table, a record for each sample, and what `work` writes.
         fabric: device and precision.
         most_quarantined: share of the samples beyond which the run is taken to be broken and stops.
         listener: is told every event.
@@ -112,12 +144,13 @@ def apply(
     predictions = Predictions(
         folder,
         kind=work.kind,
-        method=trained.method.card.name,
-        model=trained.digest,
-        settings=fingerprint([trained.digest, computes(fabric), work.settings]),
-        classes=trained.method.classes.names,
-        about=trained.about,
-        warnings=tuple(dict.fromkeys([*trained.warnings, *table.warnings])),
+        method=model.name,
+        model=model.digest,
+        settings=fingerprint([model.digest, computes(fabric), work.settings]),
+        classes=model.classes,
+        about=model.about,
+        warnings=tuple(dict.fromkeys([*model.warnings, *table.warnings])),
+        name=work.name,
     )
     settings = predictions.settings
     quarantined: dict[str, str] = {}
@@ -154,7 +187,7 @@ def apply(
                     remove(folder / name)
                 Record(QUARANTINED, settings, source, details={"id": sample.id}, message=str(error)).write(path)
                 if len(quarantined) > allowed:
-                    write_bytes(folder / TABLE, _table(table, predictions))
+                    write_bytes(folder / f"{work.name}.csv", _table(table, predictions, work))
                     raise _broken(quarantined, table, work) from error
                 continue
             if made.empty:
@@ -163,7 +196,7 @@ def apply(
             details = {"id": sample.id, "columns": made.columns, **made.details}
             status = EMPTY if made.empty else OK
             Record(status, settings, source, describe(folder, list(made.files)), details, made.empty).write(path)
-        write_bytes(folder / TABLE, _table(table, predictions))
+        write_bytes(folder / f"{work.name}.csv", _table(table, predictions, work))
         journal.say(
             "applied",
             kind=work.kind,
@@ -175,16 +208,17 @@ def apply(
     return Applied(len(table.samples), reused, quarantined, empty)
 
 
-def _table(table: Manifest, predictions: Predictions) -> bytes:
+def _table(table: Manifest, predictions: Predictions, work: Work) -> bytes:
     records = [(sample, predictions.record_of(sample)) for sample in table.samples]
     known = [(sample, record) for sample, record in records if record is not None]
     columns = list(dict.fromkeys(name for _, record in known for name in record.details.get("columns", {})))
     rows: list[list[object]] = []
     for sample, record in known:
         values = record.details.get("columns", {})
-        mask = next((name for name in record.outputs if name.startswith("masks/")), "")
-        rows.append([sample.id, record.status, mask, *(values.get(name, "") for name in columns), record.message])
-    return write_cells(["id", "status", "mask", *columns, "message"], rows)
+        main = work.may_write(sample)[0]
+        main = main if main in record.outputs else ""
+        rows.append([sample.id, record.status, main, *(values.get(name, "") for name in columns), record.message])
+    return write_cells(["id", "status", work.column, *columns, "message"], rows)
 
 
 def _broken(quarantined: dict[str, str], table: Manifest, work: Work) -> HistillError:

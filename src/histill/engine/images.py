@@ -16,7 +16,7 @@ from histill.core.manifest import Manifest, Sample
 from histill.core.masks import label_png
 from histill.core.storage import safe_name, write_bytes
 from histill.data.images import ImageCache
-from histill.engine.apply import Applied, Listener, Made, Work, apply
+from histill.engine.apply import Applied, Listener, Made, Model, Work, apply
 from histill.engine.run import Machine, build_fabric
 from histill.engine.training import Trained
 
@@ -77,7 +77,8 @@ def apply_to_images(
     """Segment every image of a table into a folder; see `apply`."""
     fabric = build_fabric(machine)
     work = ImageWork(trained, fabric, probabilities=probabilities)
-    return apply(work, trained, table, folder, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
+    model = Model.of(trained)
+    return apply(work, model, table, folder, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
 
 
 def _small_enough(image: NDArray[np.uint8], sample: Sample) -> NDArray[np.uint8]:

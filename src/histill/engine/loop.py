@@ -22,7 +22,7 @@ from histill.engine.checkpoint import State, copy_of, random_state, set_random
 from histill.engine.optim import build_optimizer, set_rate
 from histill.engine.stage import Losses, Stage
 from histill.engine.stopping import Stopping
-from histill.engine.team import Team, noticing_loss
+from histill.engine.team import Team
 from histill.engine.whole_batch import WholeBatch
 
 LOWER_THE_RATE = (
@@ -135,7 +135,7 @@ class _Training:
                     batch = next(batches)
                 if self._told(stopping) and done % self.accumulate == 0:
                     break
-                with self.team.together(), noticing_loss():
+                with self.team.at_work():
                     self.step(batch, epoch, done)
                 done += 1
                 self.journal.show(
@@ -276,14 +276,15 @@ class _Training:
     def _check_finite(self, total: Tensor, losses: Losses, epoch: int, batch: TileBatch) -> None:
         if math.isfinite(float(self.team.sum(total.detach().clone()))):
             return
-        if not math.isfinite(float(total.detach())):
-            bad = [name for name, value in losses.items() if not math.isfinite(float(value.detach()))] or list(losses)
-            raise HistillError(
-                f"the loss {' and '.join(bad)} is not finite in epoch {epoch} on: {', '.join(batch.ids)}",
-                code=Exit.NUMBERS,
-                subject=f"stage {self.stage.name}",
-                mend=LOWER_THE_RATE,
-            )
+        with self.team.together():
+            if not math.isfinite(float(total.detach())):
+                bad = [name for name, value in losses.items() if not math.isfinite(float(value.detach()))]
+                raise HistillError(
+                    f"the loss {' and '.join(bad or losses)} is not finite in epoch {epoch} on: {', '.join(batch.ids)}",
+                    code=Exit.NUMBERS,
+                    subject=f"stage {self.stage.name}",
+                    mend=LOWER_THE_RATE,
+                )
         # Another process has the images; here it tells of them.
         self.team.agree()
 

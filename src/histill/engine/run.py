@@ -194,8 +194,6 @@ class Run:
             if self.team.size > 1:
                 check_shares(stage.batches.whole, self.team, f"stage {stage.name}: batch_size")
             state = self._read_state(folder / STATE)
-            if stage.start is not None:
-                stage.start()
         processes = self._processes(state)
         self.journal.say(
             "stage",
@@ -205,7 +203,10 @@ class Run:
             begins_at=0 if state is None else state["epoch"] + 1,
             **({"begins_after": state["done"], "of": len(stage.batches)} if state and state["done"] else {}),
         )
-        more = {"settings": self._expected(), "processes": processes}
+        if stage.start is not None:
+            with self.team.together():
+                stage.start()
+        more = {"source": self._expected(), "processes": processes}
         scores = train_stage(
             stage,
             self.fabric,
@@ -287,7 +288,7 @@ class Run:
 
     def _read_state(self, path: Path) -> State | None:
         state = read_state(path)
-        if state is not None and state["settings"] != self._expected():
+        if state is not None and state.get("source") != self._expected():
             state = None
         seen = self.team.gather(None if state is None else [state["epoch"], state["done"]])
         if seen.count(seen[0]) < len(seen):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from histill.core.config import Share, Strict
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Frame, Grid
 from histill.core.journal import Journal
@@ -20,7 +17,7 @@ from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
 from histill.core.storage import safe_name, write_bytes
 from histill.data.regions import Regions
-from histill.engine.apply import Applied, Listener, Made, Work, apply
+from histill.engine.apply import Applied, Listener, Made, Model, apply
 from histill.engine.handoff import Handoff
 from histill.engine.run import Machine, build_fabric
 from histill.engine.stitching import (
@@ -28,9 +25,9 @@ from histill.engine.stitching import (
     Unreadable,
     Wanted,
     decided_bands,
-    read_tiles,
     segment_tiles,
 )
+from histill.engine.tiled import TiledWork, TileSettings
 from histill.engine.training import Trained
 from histill.formats.features import label_map_features, write_features
 from histill.formats.maps import open_labels
@@ -41,49 +38,23 @@ from histill.report.pictures import jpeg, strip
 from histill.report.tissue import tissue_picture
 from histill.slides.base import Slide
 from histill.slides.identity import snapshot, still
-from histill.slides.stain import fit_normaliser
-from histill.slides.tiling import lay_grid
-from histill.slides.tissue import Tissue, TissueSettings, find_tissue
-from histill.slides.worker import GuardedSlide, open_guarded
+from histill.slides.tissue import Tissue, find_tissue
+from histill.slides.worker import GuardedSlide
 
 PICTURE = 1600
 """Longer side of a slide's pictures in px."""
 
-COARSE, BLIND = 0.8, 0.125
-"""Level-0 px per px that the network sees: with fewer, it looks at what the scanner did not, and then at nothing."""
 
-MOST_AT_ONCE = 1 << 26
-"""Pixels in one call of the network; more would take tens of GiB."""
-
-
-class SlideSettings(Strict):
+class SlideSettings(TileSettings):
     """How a slide is cut into tiles and what is written of it."""
 
-    mpp: PositiveFloat | None = None
-    """um/px at which the network looks; left out, that of the images it learnt from"""
-    level0_mpp: PositiveFloat | None = None
-    """um per level-0 px of slides of which neither their table nor their file says it"""
-    tile: NonNegativeInt = 0
-    """side of a tile in px; 0 for that of the images it learnt from"""
-    overlap: Share = 0.25
-    """of neighbouring tiles, as a share of their side"""
-    least_tissue: Share = 0.02
-    """tiles with a smaller share of tissue are left out"""
-    batch_size: PositiveInt = 16
-    """tiles in one call of the network"""
-    normalise: Literal["none", "macenko", "reinhard"] = "none"
-    """stain normalisation, fitted to each slide once"""
     probabilities: bool = False
     """also write class probabilities"""
     outlines: bool = True
     """write outlines for QuPath"""
-    most_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """a slide of which a greater share of tiles cannot be read is put aside; fewer are left out and counted"""
-    tissue: TissueSettings = TissueSettings()
-    """how tissue is told from glass"""
 
 
-class SlideWork(Work):
+class SlideWork(TiledWork):
     """Writes, for each slide, ``masks/<id>.ome.tif``, ``geojson/<id>.geojson``, pictures, and areas in mm2.
 
     Args:
@@ -93,8 +64,6 @@ class SlideWork(Work):
         within: only tissue inside these regions is looked at; None for all of it.
         without: tissue inside these is left out.
     """
-
-    kind: ClassVar[Literal["slides"]] = "slides"
 
     def __init__(
         self,
@@ -113,23 +82,7 @@ class SlideWork(Work):
                 subject="--at",
                 mend="Give the spacing of the images it learnt from, in um/px: --at 0.5",
             )
-        self.mpp, self.side = mpp, settings.tile or trained.side
-        if self.side**2 * settings.batch_size > MOST_AT_ONCE:
-            raise HistillError(
-                f"{settings.batch_size} tiles of {self.side} px are more than the network takes at once",
-                code=Exit.USAGE,
-                subject="--tile",
-                mend="Give smaller tiles, such as --tile 512, or fewer at a time (--batch)",
-            )
-        self.within, self.without = within, without
-
-    @property
-    def settings(self) -> Any:
-        """The plan, spacing and side as they come out, and which regions."""
-        regions = {
-            name: each.digest for name, each in (("within", self.within), ("without", self.without)) if each is not None
-        }
-        return {**self.plan.model_dump(mode="json"), "mpp": self.mpp, "tile": self.side, **regions}
+        super().__init__(settings, mpp, settings.tile or trained.side, within, without)
 
     def may_write(self, sample: Sample) -> tuple[str, ...]:
         """Mask, probabilities, outlines, two pictures."""
@@ -153,12 +106,11 @@ class SlideWork(Work):
             grid = self._grid(sample, frame, tissue)
             write_bytes(folder / found, jpeg(tissue_picture(thumbnail, tissue, grid)))
             details = self._details(slide, frame, tissue, grid)
-            unreadable = Unreadable(most=int(self.plan.most_unreadable * len(grid)))
+            unreadable = self._unreadable(grid)
             counts = np.zeros(256, np.int64)
             if not len(grid):
-                where = " inside the regions" if self.within or self.without else ""
-                why = tissue.why or f"no tile holds enough tissue{where}"
-                return Made((found,), self._columns(slide, tissue, grid, unreadable, counts), details, empty=why)
+                columns = self._columns(slide, tissue, grid, unreadable, counts)
+                return Made((found,), columns, details, empty=self._why_none(tissue))
             small = _Small(frame.shape, thumbnail.shape[:2])
             maps = self._maps(slide, tissue, grid, unreadable, journal)
             self._write(folder / mask, folder / kept, maps, grid, self._wanted(sample, frame, tissue), small, counts)
@@ -182,43 +134,6 @@ class SlideWork(Work):
         columns = self._columns(slide, tissue, grid, unreadable, counts)
         return Made(tuple(files), columns, {**details, "unreadable": unreadable.tiles, "why": unreadable.why})
 
-    def _open(self, sample: Sample) -> GuardedSlide:
-        slide = open_guarded(sample.path, sample.mpp)
-        if slide.facts.spacing is not None or self.plan.level0_mpp is None:
-            return slide
-        slide.close()
-        return open_guarded(sample.path, self.plan.level0_mpp)
-
-    def _frame(self, slide: Slide, sample: Sample, journal: Journal) -> Frame:
-        frame = slide.at(self.mpp)
-        said = f"{slide.mpp:g} um/px, coarser than the {self.mpp:g} at which the network looks"
-        if frame.scale < BLIND:
-            raise HistillError(
-                f"it has {said}, by so much that there is nothing to see",
-                code=Exit.INPUT,
-                subject=str(sample.path),
-                mend="Leave it out, or look at a coarser spacing (--at)",
-            )
-        notes = [*slide.facts.notes, *([f"it has {said}"] if frame.scale < COARSE else [])]
-        other = self.plan.level0_mpp
-        if sample.mpp is None and other is not None and abs(other / slide.mpp - 1) > 0.01:
-            source = slide.facts.spacing.source if slide.facts.spacing else ""
-            notes.append(f"{source} says {slide.mpp:g} um/px, which counts; to have it otherwise, give mpp in a table")
-        for note in notes:
-            journal.say("note", text=f"{sample.id}: {note}")
-        return frame
-
-    def _grid(self, sample: Sample, frame: Frame, tissue: Tissue) -> Grid:
-        return lay_grid(
-            frame,
-            tissue,
-            side=self.side,
-            overlap=self.plan.overlap,
-            least_tissue=self.plan.least_tissue,
-            within=self.within.of(sample) if self.within else None,
-            without=self.without.of(sample) if self.without else None,
-        )
-
     def _wanted(self, sample: Sample, frame: Frame, tissue: Tissue) -> Wanted:
         within = self.within.of(sample) if self.within else []
         without = self.without.of(sample) if self.without else []
@@ -233,35 +148,15 @@ class SlideWork(Work):
     ) -> dict[str, float | int]:
         mm2 = (grid.frame.mpp / 1000) ** 2
         return {
-            "tissue_mm2": round(float(tissue.share * np.prod(slide.size) * (slide.mpp / 1000) ** 2), 6),
+            **self._shared_columns(slide, tissue),
             **{f"{name}_mm2": round(float(counts[i] * mm2), 6) for i, name in enumerate(self.method.classes.names)},
-            "tiles": len(grid),
-            "unreadable": len(unreadable.tiles),
-            "mpp": grid.frame.mpp,
-        }
-
-    def _details(self, slide: Slide, frame: Frame, tissue: Tissue, grid: Grid) -> dict[str, Any]:
-        height, width = frame.shape
-        assert slide.facts.spacing is not None
-        return {
-            "size": list(slide.size),
-            "level0_mpp": slide.mpp,
-            "mpp": frame.mpp,
-            "spacing_source": slide.facts.spacing.source,
-            "notes": list(slide.facts.notes),
-            "map": [width, height],
-            "tissue_share": round(tissue.share, 6),
-            "lit": tissue.kind,
-            "tiles": len(grid),
+            **self._tile_columns(grid, unreadable),
         }
 
     def _maps(
         self, slide: GuardedSlide, tissue: Tissue, grid: Grid, unreadable: Unreadable, journal: Journal
     ) -> Iterator[TileMaps]:
-        tiles = read_tiles(slide, grid, unreadable)
-        if self.plan.normalise != "none":
-            normalise = fit_normaliser(self.plan.normalise, slide, tissue)
-            tiles = ((number, normalise(image)) for number, image in tiles)
+        tiles = self._tiles(slide, tissue, grid, unreadable)
         done = 0
         for maps in segment_tiles(tiles, self.method, self.fabric, self.side, self.plan.batch_size):
             done += len(maps.tiles)
@@ -338,4 +233,5 @@ def apply_to_slides(
     """Segment every slide of a table into a folder; see `apply` and `SlideWork`."""
     fabric = build_fabric(machine)
     work = SlideWork(trained, fabric, settings or SlideSettings(), within, without)
-    return apply(work, trained, table, folder, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
+    model = Model.of(trained)
+    return apply(work, model, table, folder, fabric=fabric, most_quarantined=most_quarantined, listener=listener)

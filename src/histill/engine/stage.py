@@ -23,9 +23,9 @@ class Stage:
         learns: the network; its weights are the stage's result.
         trunk: the part of it that learns at the plain learning rate.
         batches: what it learns from.
-        loss: batch -> terms; their sum is minimised. It follows from the batch, the networks, the epoch and torch's random
-            streams alone. Several processes that train together call it each with its part of a batch: it calls the same
-            networks in the same order whatever the part holds, and is a mean over images.
+        loss: batch -> terms; their sum is minimised. It follows from the batch, the networks, the epoch and torch's
+            random streams alone. Of several processes each calls it with a part of a batch: it calls the same networks
+            in the same order whatever that holds, and is a mean over images, or over the pixels of `count_known`.
         schedule: epochs, batch size, rates.
         start: called before a stage that is not finished: loads start weights, freezes what shall not learn.
         before_epoch: called with the epoch's number: whatever changes with it must follow from it.

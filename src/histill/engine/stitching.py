@@ -102,10 +102,15 @@ class Unreadable:
             )
 
 
-def read_tiles(slide: GuardedSlide, grid: Grid, unreadable: Unreadable) -> Iterator[tuple[int, RgbImage]]:
-    """The grid's tiles in order, uint8 [side, side, 3] each; those that cannot be read are counted and left out."""
+def read_tiles(
+    slide: GuardedSlide, grid: Grid, unreadable: Unreadable, longest: int = LONGEST_READ
+) -> Iterator[tuple[int, RgbImage]]:
+    """The grid's tiles in order, uint8 [side, side, 3] each; those that cannot be read are counted and left out.
+
+    With a `longest` of 0 each is read by itself: its pixels are the same to the last bit whatever lies beside it.
+    """
     frame, side = grid.frame, grid.side
-    strips = list(_strips(grid))
+    strips = list(_strips(grid, longest))
 
     def request(strip: list[int]) -> tuple[Region, int, int]:
         x, y = (int(value) for value in grid.corners[strip[0]])
@@ -127,14 +132,14 @@ def read_tiles(slide: GuardedSlide, grid: Grid, unreadable: Unreadable) -> Itera
                 yield tile, answer[:, x : x + side]
 
 
-def _strips(grid: Grid) -> Iterator[list[int]]:
-    """Tile numbers, those of one row that overlap or touch together, up to `LONGEST_READ` wide."""
+def _strips(grid: Grid, longest: int) -> Iterator[list[int]]:
+    """Tile numbers, those of one row that overlap or touch together, up to `longest` wide."""
     strip: list[int] = []
     for i, (x, y) in enumerate(grid.corners.tolist()):
         if strip:
             first_x, row = grid.corners[strip[0]].tolist()
             last_x = int(grid.corners[strip[-1], 0])
-            if y != row or x > last_x + grid.side or x + grid.side - first_x > max(LONGEST_READ, grid.side):
+            if y != row or x > last_x + grid.side or x + grid.side - first_x > max(longest, grid.side):
                 yield strip
                 strip = []
         strip.append(i)

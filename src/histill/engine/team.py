@@ -92,8 +92,8 @@ class TeamError(HistillError):
     """An error that every process of the team has been told of, and ends with."""
 
 
-class LostError(HistillError):
-    """The others are gone."""
+class UntoldError(HistillError):
+    """An error that the others are not told of: they are gone, or at work where they would not hear it."""
 
 
 class Team:
@@ -153,11 +153,27 @@ class Team:
         """A block whose error ends all: the others meet it in their next exchange."""
         try:
             yield
-        except (TeamError, LostError):
+        except (TeamError, UntoldError):
             raise
         except HistillError as error:
             self._exchange(FAILS, error)
             raise
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A block in which processes meet in their networks, and wait there for each other.
+
+        Who fails cannot tell the others, and ends; they notice that it is gone.
+        """
+        try:
+            with noticing_loss():
+                yield
+        except (TeamError, UntoldError):
+            raise
+        except HistillError as error:
+            if self.size == 1:
+                raise
+            raise UntoldError(error.what, code=error.code, subject=error.subject, mend=error.mend) from error
 
     def part(self) -> None:
         """Wait a little for the others before ending: who leaves first takes them with it, at work or not."""
@@ -245,11 +261,11 @@ def noticing_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
+        text = " ".join(str(error).split())
         if not isinstance(error, peers.DistError) and not any(name in text for name in ("gloo", "Gloo", "NCCL")):
             raise
-        raise LostError(
-            "another process of this run is gone",
+        raise UntoldError(
+            f"another process of this run is gone ({text[:200]})",
             code=Exit.TEMPORARY,
             mend="See what it or its machine says, and run the same command again: it goes on where it stopped",
         ) from error

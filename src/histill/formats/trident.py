@@ -96,6 +96,18 @@ def write_bag(path: Path, bag: Bag) -> None:
         _sign(features, bag.slide, bag.encoder)
 
 
+def write_patches(path: Path, facts: BagFacts) -> None:
+    """Write the places alone, as ``patches/<slide>_patches.h5``; see `read_patches`. The same places, the same bytes.
+
+    Raises:
+        HistillError: storage (7) as `core.storage.open_new`; usage (2) if there are no places.
+    """
+    if facts.coords is None:
+        raise bag_error(facts.subject, "it has no places", "Give them", Exit.USAGE)
+    with _new_file(path) as out:
+        _describe(out.create_dataset("coords", data=facts.coords, dtype="<i8"), facts)
+
+
 def write_slide_vector(path: Path, slide: str, encoder: str, vector: NDArray[np.float32]) -> None:
     """Write what a slide encoder says of a slide, as ``slide_features_<encoder>/<slide>.h5``: `features` [k]."""
     BagFacts(slide=slide, slide_vectors={encoder: vector})  # refuses what is no vector
@@ -141,7 +153,7 @@ def _sign(features: h5py.Dataset, slide: str, encoder: str) -> None:
         features.attrs[ENCODER] = np.bytes_(encoder.encode())
 
 
-def _describe(coords: h5py.Dataset, bag: Bag) -> None:
+def _describe(coords: h5py.Dataset, bag: BagFacts) -> None:
     """The attributes by which TRIDENT's readers find their way."""
     level0 = bag.magnification or magnification_of(bag.mpp)
     target = level0 * bag.tile_px / bag.tile_side if level0 and bag.tile_px and bag.tile_side else None

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from scipy.spatial import KDTree
 
 Labels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 CHUNK = 1 << 20
 """Pixels counted at a time: what is in between stays in the processor's cache."""
 
-MOST_PAIRS = 1 << 20
-"""Of outline pixels whose distances are all computed at once: 8 MiB."""
+MOST_PAIRS = 1 << 22
+"""Outlines with no more pairs of pixels than this are compared pair by pair."""
+
+ROWS = 64
+"""Pixels of one outline that are compared with all of the other at a time."""
 
 DENSE = 16
 """Outlines of more than one pixel in so many are compared by a map of distances, whose cost is the image's size."""
@@ -61,9 +65,10 @@ def confusion(
     _check(truth, predicted, k, ignore)
     columns = k + gaps
     table = np.zeros((k + 1, columns), np.int64)  # row k takes the ignored pixels
-    step = max(1, CHUNK // max(truth.shape[1], 1))
-    for top in range(0, truth.shape[0] if truth.size else 0, step):
-        true, found, lengths = _runs(truth[top : top + step], predicted[top : top + step])
+    kind = np.uint8 if table.size <= 256 else np.uint16
+    truth, predicted = truth.reshape(-1), predicted.reshape(-1)
+    for start in range(0, truth.size, CHUNK):
+        true, found, more = _changing(truth[start : start + CHUNK], predicted[start : start + CHUNK], ignore)
         if gaps:
             found = np.where(found == IGNORE, np.uint8(k), found)
         if found.max() >= columns:
@@ -71,23 +76,43 @@ def confusion(
         other = true[(true >= k) & (true != ignore)]
         if other.size:
             raise _no_class("truth", int(other.max()), k)
-        codes = np.minimum(true, k) * np.intp(columns) + found
-        counts = np.bincount(codes, lengths, minlength=table.size)
+        codes: NDArray[Any] = np.minimum(true, k).astype(kind)
+        codes *= columns
+        codes += found
+        counts = _histogram(codes, table.size) + np.bincount(codes[7::8], more, table.size)
         table += counts.astype(np.int64).reshape(table.shape)
     return table[:k].copy()
 
 
-def _runs(truth: Labels, predicted: Labels) -> tuple[Labels, Labels, NDArray[np.intp]]:
-    """Pixels in reading order as runs of one pair of labels: the true ones [n], the predicted ones [n], lengths [n].
+def _histogram(codes: NDArray[Any], size: int) -> NDArray[Any]:
+    """How often each of the numbers below `size` stands in an array [n]; [size]."""
+    if codes.dtype != np.uint8:
+        return np.bincount(codes, minlength=size)
+    # Of bytes OpenCV counts twice as many a second; float32 holds as many as a chunk has.
+    return cv2.calcHist([codes[None]], [0], None, [256], [0, 256]).ravel()[:size]
 
-    Label maps are made of regions: to find where a label differs from its left neighbour takes the processor a
-    fraction of what it takes to count pixel by pixel, and few places are left to count.
+
+def _changing(truth: Labels, predicted: Labels, ignore: int) -> tuple[Labels, Labels, NDArray[np.intp]]:
+    """The eights of pixels in which a label changes: true and predicted ones [8 n]; how many like the last follow, [n].
+
+    Label maps are made of regions: to pass over eight pixels like their neighbours takes the processor a fraction of
+    what it takes to count them.
+
+    Args:
+        truth: of pixels in reading order.
+        predicted: of the same pixels.
+        ignore: fills up the last eight.
     """
-    truth, predicted = truth.reshape(-1), predicted.reshape(-1)
-    changes = truth[1:] != truth[:-1]
-    changes |= predicted[1:] != predicted[:-1]
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    return truth[starts], predicted[starts], np.diff(starts, append=truth.size)
+    short = -truth.size % 8
+    if short:
+        truth, predicted = np.pad(truth, (0, short), constant_values=ignore), np.pad(predicted, (0, short))
+    changes = np.ones(truth.size, bool)
+    np.not_equal(truth[1:], truth[:-1], out=changes[1:])
+    changes[1:] |= predicted[1:] != predicted[:-1]
+    # Eight bytes are one 64-bit number.
+    eights = np.flatnonzero(changes.view(np.uint64) != 0)
+    true, found = (labels.view(np.uint64)[eights].view(np.uint8) for labels in (truth, predicted))
+    return true, found, 8 * (np.diff(eights, append=truth.size // 8) - 1)
 
 
 def class_iou(table: NDArray[Any]) -> NDArray[np.float64]:
@@ -186,8 +211,16 @@ def _outline_distance(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> fl
         return float(np.hypot(*first.shape))
     # Both outlines lie inside the joint bounding box, so nothing beyond it changes a distance.
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    ways = _between(_outline(first[box]), _outline(second[box]))
-    return max(float(np.percentile(way, 95)) for way in ways)
+    return max(_percentile_95(way) for way in _between(_outline(first[box]), _outline(second[box])))
+
+
+def _percentile_95(values: NDArray[np.floating[Any]]) -> float:
+    """The 95th percentile of [n], between two neighbours linearly; np.percentile would take a third of all the time."""
+    place = 0.95 * (values.size - 1)
+    low = int(place)
+    high = min(low + 1, values.size - 1)
+    parted = np.partition(values, (low, high))
+    return float(parted[low]) + (place - low) * float(parted[high] - parted[low])
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -207,19 +240,28 @@ def _between(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[NDArr
     one, other = _places(first), _places(second)  # [n, 2], [m, 2]
     if n * m > MOST_PAIRS:
         return _tree(other).query(one)[0], _tree(one).query(other)[0]
+    return _by_pairs(one, other, exact=np.float32 if 2 * np.hypot(*first.shape) ** 2 < 1 << 24 else np.float64)
+
+
+def _by_pairs(one: Floats, other: Floats, exact: type[np.floating[Any]]) -> tuple[Floats, Floats]:
+    """`_between` of places [n, 2] and [m, 2]; `exact` holds twice the square of their greatest distance."""
     # |a - b|^2 = |a|^2 + |b|^2 - 2 ab as one product of matrices; of whole numbers, so nothing is rounded.
-    left = np.column_stack([(one**2).sum(1), np.ones(n), -2 * one])  # [n, 4]
-    right = np.column_stack([np.ones(m), (other**2).sum(1), other])  # [m, 4]
-    squares = left @ right.T  # [n, m]
-    return np.sqrt(squares.min(1)), np.sqrt(squares.min(0))
+    left = np.column_stack([(one**2).sum(1), np.ones(len(one)), -2 * one]).astype(exact)  # [n, 4]
+    right = np.column_stack([np.ones(len(other)), (other**2).sum(1), other]).astype(exact)  # [m, 4]
+    to_other, to_one = np.empty(len(one), exact), np.full(len(other), np.inf, exact)
+    for start in range(0, len(one), ROWS):
+        squares = left[start : start + ROWS] @ right.T  # [64, m]
+        to_other[start : start + ROWS] = squares.min(1)
+        np.minimum(to_one, squares.min(0), out=to_one)
+    return np.sqrt(to_other, dtype=np.float64), np.sqrt(to_one, dtype=np.float64)
 
 
-def _places(outline: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _places(outline: NDArray[np.bool_]) -> Floats:
     """Row and column of each pixel of an outline, [n, 2]."""
     return np.column_stack(np.divmod(np.flatnonzero(outline), outline.shape[1])).astype(np.float64)
 
 
-def _tree(places: NDArray[np.float64]) -> KDTree:
+def _tree(places: Floats) -> KDTree:
     from scipy.spatial import KDTree
 
     # Neither balanced nor tight, which pixels of a grid hardly need: building would be half of the time.

@@ -1,7 +1,7 @@
 """The one rule for weights: none, a file, or the hub's name. No pickle is run, and nothing is loaded in part.
 
-A file is safetensors, a ``.pth`` / ``.pt`` that torch reads with weights_only, an ``.npz`` without objects, or MXNet's
-``.params``.
+A file is safetensors, a ``.pth``, ``.pt`` or ``.bin`` that torch reads with weights_only, an ``.npz`` without objects,
+or MXNet's ``.params``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from histill.core.errors import Exit, HistillError
 from histill.nets.mxnet_params import read_mxnet_params
 
-FILE_KINDS = (".safetensors", ".pth", ".pt", ".npz", ".params")
+FILE_KINDS = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".params")
 WRAPPERS = frozenset({"module", "model", "net", "network", "backbone", "encoder", "trunk", "features"})
 """attributes under which training codes keep a network, or networks their trunk"""
 MOST_NAMED = 5
@@ -48,7 +48,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
         if path.suffix == ".params":
             return {name: torch.from_numpy(array) for name, array in read_mxnet_params(path).items()}
-        if path.suffix in (".pth", ".pt"):
+        if path.suffix in (".pth", ".pt", ".bin"):
             return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
     except pickle.UnpicklingError as error:
         raise _unsafe(path) from error

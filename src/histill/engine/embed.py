@@ -1,0 +1,237 @@
+"""Whole slides as bags of features: a frozen encoder over the tiles of their tissue, in folders as TRIDENT's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt
+
+from histill.core.bags import Bag
+from histill.core.config import Share
+from histill.core.errors import Exit, HistillError
+from histill.core.geometry import Grid
+from histill.core.journal import Journal
+from histill.core.manifest import Manifest, Sample
+from histill.core.storage import remove, safe_name, write_bytes
+from histill.data.regions import Regions
+from histill.engine.apply import Applied, Listener, Made, Model, apply
+from histill.engine.run import Machine, build_fabric
+from histill.engine.stitching import Unreadable
+from histill.engine.tiled import TiledWork, TileSettings
+from histill.formats.trident import magnification_of, write_bag, write_patches
+from histill.nets.embedders import Embedder
+from histill.report.pictures import jpeg
+from histill.report.tissue import tissue_picture
+from histill.slides.base import RgbImage
+from histill.slides.identity import snapshot, still
+from histill.slides.tissue import Tissue, find_tissue
+from histill.slides.worker import GuardedSlide
+
+PICTURE = 1600
+"""Longer side of a slide's picture in px."""
+
+PLAIN = re.compile(r"\w[\w .()+=@,-]{0,149}")
+"""Ids that name files as they are, as other tools' feature files are named."""
+
+
+class EmbedSettings(TileSettings):
+    """How a slide is cut into tiles, and how many are embedded at once."""
+
+    mpp: PositiveFloat = 0.5
+    """um/px at which the encoder looks"""
+    tile: PositiveInt = 256
+    """side of a tile in px; encoders of a fixed size have it resized"""
+    overlap: Share = 0.0
+    """of neighbouring tiles, as a share of their side"""
+    least_tissue: Share = 0.1
+    """tiles with a smaller share of tissue are left out"""
+    batch_size: PositiveInt = 64
+    """tiles in one call of the encoder"""
+
+
+class EmbedWork(TiledWork):
+    """Writes, for each slide, ``features_<encoder>/<slide>.h5``, ``patches/<slide>_patches.h5`` and a picture.
+
+    The places and the picture do not depend on the encoder: another that looks at the same tiles writes the same.
+
+    Args:
+        embedder: the encoder.
+        fabric: device and precision.
+        settings: see `EmbedSettings`.
+        within: only tissue inside these regions is embedded; None for all of it.
+        without: tissue inside these is left out.
+    """
+
+    column = "features"
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        fabric: Fabric,
+        settings: EmbedSettings,
+        within: Regions | None = None,
+        without: Regions | None = None,
+    ) -> None:
+        super().__init__(settings, settings.mpp, settings.tile, within, without)
+        self.embedder, self.fabric, self.plan = embedder.to(fabric.device), fabric, settings
+
+    @property
+    def name(self) -> str:
+        """The folder of features, as TRIDENT calls it."""
+        return features_folder(self.embedder.name)
+
+    def may_write(self, sample: Sample) -> tuple[str, ...]:
+        """The features; what other encoders share with this one stays, and is written anew."""
+        return (f"{self.name}/{slide_name(sample.id)}.h5",)
+
+    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+        """Embed a slide."""
+        before = snapshot(sample.path)
+        (features,) = self.may_write(sample)
+        slide_id = slide_name(sample.id)
+        places, picture = f"patches/{slide_id}_patches.h5", f"pictures/{slide_id}.jpg"
+        with self._open(sample) as slide:
+            frame = self._frame(slide, sample, journal)
+            tissue = find_tissue(slide, self.plan.tissue)
+            grid = self._grid(sample, frame, tissue)
+            write_bytes(folder / picture, jpeg(tissue_picture(slide.thumbnail(PICTURE), tissue, grid)))
+            details = self._details(slide, frame, tissue, grid)
+            unreadable = self._unreadable(grid)
+            columns = {**self._shared_columns(slide, tissue), **self._tile_columns(grid, unreadable)}
+            if not len(grid):
+                remove(folder / places)
+                return Made((picture,), columns, details, empty=self._why_none(tissue))
+            bag = self._bag(sample, slide, tissue, grid, unreadable, journal)
+        still(sample.path, before)
+        write_bag(folder / features, bag)
+        write_patches(folder / places, bag)
+        columns |= {**self._tile_columns(grid, unreadable), "width": bag.features.shape[1]}
+        more = {"width": bag.features.shape[1], "unreadable": unreadable.tiles, "why": unreadable.why}
+        return Made((features, places, picture), columns, {**details, **more})
+
+    def _bag(
+        self, sample: Sample, slide: GuardedSlide, tissue: Tissue, grid: Grid, unreadable: Unreadable, journal: Journal
+    ) -> Bag:
+        found: NDArray[np.float32] | None = None
+        kept: list[int] = []
+        # Each by itself: a tile's features do not depend on which others are embedded.
+        tiles = self._tiles(slide, tissue, grid, unreadable, longest=0)
+        for numbers, features in embed_tiles(tiles, self.embedder, self.fabric, self.side, self.plan.batch_size):
+            if found is None:
+                found = np.empty((len(grid), features.shape[1]), np.float32)
+            found[len(kept) : len(kept) + len(numbers)] = features
+            kept += numbers
+            journal.show("tiles", done=len(kept), of=len(grid))
+        if found is None:
+            raise HistillError(
+                f"none of its tiles can be read; the first: {unreadable.why}",
+                code=Exit.INPUT,
+                subject=str(sample.path),
+                mend="Get the file again",
+            )
+        return Bag(
+            slide=sample.id,
+            features=found[: len(kept)],
+            coords=grid.level0[kept],
+            tile_side=max(1, round(grid.side * grid.frame.scale)),
+            tile_px=grid.side,
+            overlap=grid.side - grid.step,
+            mpp=grid.frame.level0_mpp,
+            encoder=self.embedder.name,
+            slide_size=slide.size,
+        )
+
+
+@torch.inference_mode()
+def embed_tiles(
+    tiles: Iterable[tuple[int, RgbImage]], embedder: Embedder, fabric: Fabric, side: int, batch_size: int
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """Numbers of a few tiles and their features float32 [n, d], in the order of the tiles.
+
+    Batches have one size: the last is filled up with white, so that no bit depends on how many tiles a slide has.
+    """
+    waiting: list[tuple[int, RgbImage]] = []
+    white = np.full((side, side, 3), 255, np.uint8)
+
+    def run() -> tuple[list[int], NDArray[np.float32]]:
+        images = [image for _, image in waiting] + [white] * (batch_size - len(waiting))
+        pixels = torch.from_numpy(np.stack(images)).to(fabric.device)  # [b, side, side, 3], bytes: a quarter to send
+        with fabric.autocast():
+            features = embedder(pixels.permute(0, 3, 1, 2).float() / 255)[: len(waiting)]  # [n, d]
+        return [number for number, _ in waiting], features.float().cpu().numpy()
+
+    for number, image in tiles:
+        waiting.append((number, image))
+        if len(waiting) == batch_size:
+            yield run()
+            waiting = []
+    if waiting:
+        yield run()
+
+
+def embed_slides(
+    embedder: Embedder,
+    table: Manifest,
+    folder: Path,
+    *,
+    machine: Machine,
+    settings: EmbedSettings | None = None,
+    within: Regions | None = None,
+    without: Regions | None = None,
+    most_quarantined: float = 0.05,
+    listener: Listener | None = None,
+) -> Applied:
+    """Embed every slide of a table; see `apply` and `EmbedWork`.
+
+    Args:
+        embedder: the encoder, with its weights.
+        table: the slides.
+        folder: gets a folder for this way of laying tiles, see `grid_folder`, and in it one for this encoder.
+        machine: device and precision.
+        settings: see `EmbedSettings`.
+        within: see `EmbedWork`.
+        without: see `EmbedWork`.
+        most_quarantined: see `apply`.
+        listener: is told every event.
+    """
+    plan = settings or EmbedSettings()
+    fabric = build_fabric(machine)
+    random = embedder.weights == "none"
+    model = Model(
+        name=embedder.name,
+        digest=embedder.digest,
+        about={"weights": embedder.weights, "licence": embedder.licence or "not stated"},
+        warnings=("The encoder's weights are random: its features say little",) if random else (),
+    )
+    work = EmbedWork(embedder, fabric, plan, within, without)
+    where = folder / grid_folder(plan)
+    return apply(work, model, table, where, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
+
+
+def grid_folder(settings: EmbedSettings) -> str:
+    """The name that TRIDENT gives a way of laying tiles, such as ``20x_256px_0px_overlap``.
+
+    A magnification stands for a range of spacings; beyond those that TRIDENT knows, the spacing stands there itself.
+    """
+    magnification = magnification_of(settings.mpp)
+    at = f"{magnification}x" if magnification else f"{settings.mpp:g}mpp"
+    overlap = settings.tile - max(1, round(settings.tile * (1 - settings.overlap)))
+    return f"{at}_{settings.tile}px_{overlap}px_overlap"
+
+
+def features_folder(encoder: str) -> str:
+    """The name that TRIDENT gives the folder of an encoder's features."""
+    return f"features_{safe_name(encoder)}"
+
+
+def slide_name(identity: str) -> str:
+    """The name of a slide's files: its id as it is, where that can be a file's name; other tools take it for the id."""
+    safe = safe_name(identity)
+    # What ends like a name with a hash gets one of its own, so that no two ids meet.
+    return identity if PLAIN.fullmatch(identity) and not re.search("-[0-9a-fA-F]{10}$", identity) else safe
