@@ -269,10 +269,10 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     cv2.setNumThreads(given.threads)
     kept = RESULTS / "training.json"
-    found: dict[str, Any] = json.loads(kept.read_bytes()) if kept.exists() else {}
     for name in given.only:
         before = os.getloadavg()[0]
         figures = PARTS[name](Given(given.out, given.threads, given.steps))
+        found: dict[str, Any] = json.loads(kept.read_bytes()) if kept.exists() else {}
         found[name] = {"figures": figures, "machine": machine(given.threads, before)}
         write_json(kept, found)
         write_bytes(RESULTS / "training.md", page(found).encode())
