@@ -52,7 +52,7 @@ ON_GLAS: dict[str, dict[str, Any]] = {
 }
 """Of more images, fewer epochs."""
 VGG16 = {"network.encoder": "vgg16_bn", "network.weights": "none", "network.taps": "[]"}
-"""The paper's trunk, from nothing: its runs take longest, a quarter of an hour."""
+"""The paper's trunk, from nothing: its runs take longest."""
 
 
 @dataclass(frozen=True)
