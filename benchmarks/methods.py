@@ -3,9 +3,9 @@
     python benchmarks/methods.py [--out DIR] [--jobs 2] [--only TEXT]
 
 Data sets: made-up tissue, made-up lesions, and the WSSS4LUAD and GlaS crops below HISTILL_DATA. Seeds and settings
-stand in methods_jobs.py and in recipes/; they were fixed before a test image was looked at, on other made-up sets: those
-for tissue over three seeds (set 7), those for lesions with one (sets 11 and 21). Each job computes with one thread, so that jobs beside each other do not change a byte.
-Measure no speed beside it.
+stand in methods_jobs.py and in recipes/; they were fixed before a test image was looked at, on other made-up sets:
+those for tissue over three seeds (set 7), those for lesions with one (sets 11 and 21). Each job computes with one
+thread, so that jobs beside each other do not change a byte. Measure no speed beside it.
 """
 
 from __future__ import annotations
