@@ -357,12 +357,16 @@ def open_run(
 
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
-    # Same input, same bytes, on CPU and GPU alike; operations without a deterministic form only warn.
+    # Same input, same bytes, on CPU and GPU alike; operations without a deterministic form only warn. With the mode
+    # comes a NaN for every number of a new empty tensor, which nothing here reads and which costs a tenth of a step.
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def _files(folder: Path) -> list[Path]:
