@@ -50,7 +50,7 @@ def network(name: str) -> Trained:
     torch.manual_seed(0)
     card = DatasetCard(classes=NAMES, synthetic=True)
     method = kind(resolve(kind.Config, (str(path), read_yaml(path)), ("none", none)), card.as_classes())
-    return Trained(method.to(memory_format=LAYOUT).eval(), "random", card, MPP, SIDE, {}, ())
+    return Trained(method.to(memory_format=LAYOUT).eval(), "random", card, {"mpp": MPP, "side": SIDE}, {}, ())
 
 
 def bare(trained: Trained, slide: Path, machine: Machine, settings: SlideSettings) -> tuple[float, int]:

@@ -28,8 +28,9 @@ from histill.core.manifest import Manifest, Sample, read_manifest, write_manifes
 from histill.core.record import EMPTY, OK, QUARANTINED, Record, describe
 from histill.data.predicted import Predictions, source_of
 from histill.data.tiles import TileBatch
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.run import Machine, Run
+from histill.engine.tile_method import TileMethod
 from histill.engine.training import train
 from histill.formats.pyramid import new_labels
 
@@ -40,7 +41,7 @@ EVERYWHERE = ("--threads", "1", "--accelerator", "cpu", "--precision", "float32"
 Pixels = NDArray[np.uint8]
 
 
-class Shade(Method):
+class Shade(TileMethod):
     """Gland is as likely as a pixel is dark in green, stroma as it is bright, and fat is nowhere."""
 
     card = Card("shade", "shade", "segment", "image labels", "none")

@@ -16,7 +16,8 @@ from histill.core.geometry import Region
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
 from histill.data.augment import Augmentation
-from histill.data.tiles import LEAST, MULTIPLE, Share, Tile, TileBatch, Tiles, TrueMasks, collate
+from histill.data.batches import Share
+from histill.data.tiles import LEAST, MULTIPLE, Tile, TileBatch, Tiles, TrueMasks, collate
 
 CARD = DatasetCard(classes=("a", "b"), mask_values={"0": "a", "7": "b", "9": "ignore"})
 BUSY = Augmentation(flip=0.5, turn=True, blur=0.5, stain=0.2)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from histill.core.card import DatasetCard
 from histill.core.manifest import Manifest, Sample
-from histill.data.tiles import Share, TileBatch
+from histill.data.batches import Share
+from histill.data.tiles import TileBatch
 from histill.engine.optim import Schedule
 from histill.engine.stage import Stage
 
@@ -22,10 +23,8 @@ NO_TABLE = Manifest((), DatasetCard(classes=("a", "b")), Path("t.csv"), "")
 class Fixed:
     """The same batches every epoch, in the place of `Tiles`."""
 
-    manifest = NO_TABLE
-
     def __init__(self, images: Tensor, size: int) -> None:
-        self.parts = images.split(size)
+        self.parts, self.count = images.split(size), len(images)
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -22,14 +22,15 @@ from histill.core.record import faults, read_record
 from histill.data.predicted import open_predictions
 from histill.data.tiles import TileBatch
 from histill.engine.images import apply_to_images as apply
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.run import Machine, Run
+from histill.engine.tile_method import TileMethod
 from histill.engine.training import Trained
 
 MACHINE = Machine(accelerator="cpu", precision="float32")
 
 
-class Red(Method):
+class Red(TileMethod):
     """Class b is as likely as the pixel is red."""
 
     card = Card("red", "red", "segment", "image labels", "none")
@@ -52,7 +53,9 @@ class Red(Method):
 
 
 def trained(digest: str = "d") -> Trained:
-    return Trained(Red().eval(), digest, DatasetCard(classes=("a", "b")), None, 32, {"seed": 0}, ("a warning",))
+    return Trained(
+        Red().eval(), digest, DatasetCard(classes=("a", "b")), {"mpp": None, "side": 32}, {"seed": 0}, ("a warning",)
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -23,9 +23,10 @@ from histill.core.record import EMPTY, QUARANTINED, read_record
 from histill.data.predicted import open_predictions
 from histill.data.tiles import TileBatch
 from histill.engine import slides
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.run import Machine, Run
 from histill.engine.slides import SlideSettings, apply_to_slides
+from histill.engine.tile_method import TileMethod
 from histill.engine.training import Trained
 from histill.formats.geojson import read_geojson
 from histill.formats.maps import open_labels, open_probabilities
@@ -35,7 +36,7 @@ MPP = 0.5
 SIDE = 64
 
 
-class Dark(Method):
+class Dark(TileMethod):
     """Class b is as likely as the pixel is dark in green: a network without padding effects."""
 
     card = Card("dark", "dark", "segment", "image labels", "none")
@@ -57,7 +58,7 @@ class Dark(Method):
 
 
 def trained(mpp: float | None = MPP) -> Trained:
-    return Trained(Dark().eval(), "d", DatasetCard(classes=("a", "b")), mpp, SIDE, {"seed": 0}, ())
+    return Trained(Dark().eval(), "d", DatasetCard(classes=("a", "b")), {"mpp": mpp, "side": SIDE}, {"seed": 0}, ())
 
 
 def tissue_image(height: int = 300, width: int = 420, seed: int = 0) -> NDArray[np.uint8]:

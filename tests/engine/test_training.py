@@ -23,6 +23,7 @@ from histill.engine.method import Card, Method
 from histill.engine.run import Machine, Run
 from histill.engine.select import selection
 from histill.engine.team import Team
+from histill.engine.tile_method import TileMethod
 from histill.engine.training import load, train
 from histill.losses.classification import pooled_mask_loss
 from histill.methods import find
@@ -35,7 +36,7 @@ class Settings(Strict):
     select: str = "auto"
 
 
-class Listener(Method):
+class Listener(TileMethod):
     """Learns nothing and remembers what it was shown."""
 
     card = Card("listener", "listener", "segment", "image labels", "none")

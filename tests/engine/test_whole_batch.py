@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histill.data.tiles import Share
+from histill.data.batches import Share
 from histill.engine.whole_batch import WholeBatch
 
 

@@ -104,12 +104,13 @@ def _stage(event: dict[str, Any]) -> str:
     begins = f", from epoch {event['begins_at'] + 1} on" if event["begins_at"] else ""
     if "begins_after" in event:
         begins = f", from epoch {event['begins_at'] + 1} on, after {event['begins_after']} of {event['of']} batches"
-    return f"stage {event['stage']}: {event['epochs']} epochs of {event['images']} images{begins}"
+    return f"stage {event['stage']}: {event['epochs']} epochs of {event['samples']} samples{begins}"
 
 
 _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "run": lambda e: (
-        f"{e['method']}: {e['train']} images to learn from, {e['val']} to choose with; {e['device']}, {e['precision']}"
+        f"{e['method']}: {e['train']} {e['samples']} to learn from, {e['val']} to choose with; "
+        + f"{e['device']}, {e['precision']}"
         + (f", {e['processes']} processes" if "processes" in e else "")
     ),
     "stage": _stage,

@@ -16,6 +16,7 @@ from histill.core.manifest import Manifest, read_manifest, table_error
 if TYPE_CHECKING:
     from histill.engine.apply import Applied
     from histill.engine.run import Machine
+    from histill.engine.tile_method import TileMethod
     from histill.engine.training import Trained
 
 
@@ -111,7 +112,9 @@ def run(given: list[str]) -> int:
     return int(Exit.DONE)
 
 
-def _images(arguments: Arguments, trained: Trained, table: Manifest, machine: Machine, console: Console) -> Applied:
+def _images(
+    arguments: Arguments, trained: Trained[TileMethod], table: Manifest, machine: Machine, console: Console
+) -> Applied:
     from histill.engine.images import apply_to_images
 
     return apply_to_images(
@@ -125,7 +128,9 @@ def _images(arguments: Arguments, trained: Trained, table: Manifest, machine: Ma
     )
 
 
-def _slides(arguments: Arguments, trained: Trained, table: Manifest, machine: Machine, console: Console) -> Applied:
+def _slides(
+    arguments: Arguments, trained: Trained[TileMethod], table: Manifest, machine: Machine, console: Console
+) -> Applied:
     from histill.core.config import resolve
     from histill.data.regions import Regions
     from histill.engine.slides import SlideSettings, apply_to_slides
@@ -154,7 +159,7 @@ def _slides(arguments: Arguments, trained: Trained, table: Manifest, machine: Ma
     )
 
 
-def _inputs(arguments: Arguments, trained: Trained, console: Console) -> tuple[Manifest, bool]:
+def _inputs(arguments: Arguments, trained: Trained[TileMethod], console: Console) -> tuple[Manifest, bool]:
     """The table, and whether its rows are slides."""
     if arguments.inputs.suffix.lower() == ".csv":
         table, slides = _rows(arguments)
@@ -186,7 +191,7 @@ def _rows(arguments: Arguments) -> tuple[Manifest, bool]:
     return table, slides
 
 
-def _files(arguments: Arguments, trained: Trained, console: Console) -> tuple[Manifest, bool]:
+def _files(arguments: Arguments, trained: Trained[TileMethod], console: Console) -> tuple[Manifest, bool]:
     from histill.data.sources.loose import loose_images, loose_slides
     from histill.slides.open import slide_paths
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from histill.core.card import DatasetCard
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
-from histill.core.seeds import derive, generator
 from histill.data.augment import Augmentation, augment
+from histill.data.batches import Batches
 from histill.data.images import ImageCache, MaskCache
 
 MULTIPLE = 16
@@ -34,7 +33,8 @@ class TileBatch:
     """A batch of patches.
 
     Attributes:
-        images: float32 [b, 3, h, w] in 0..1; reflected beyond an image's edge where sizes differ.
+        images: float32 [b, 3, h, w] in 0..1, channels last in memory; reflected beyond an image's edge where sizes
+            differ.
         valid: bool [b, h, w]; False on that padding.
         labels: float32 [b, k], 1 where the image label names the class.
         masks: int64 [b, m, h, w], `IGNORE` on padding; m is 0 where the stage learns from labels alone.
@@ -57,25 +57,8 @@ class TileBatch:
         return replace(self, **moved)
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which part of every batch a process takes, where several train together: one of `size` as equal as can be.
-
-    Attributes:
-        rank: which, from 0.
-        size: of how many.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    def of(self, count: int) -> range:
-        """The places of its part in a batch of so many."""
-        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
-
-
-class Tiles:
-    """Samples as batches, epoch by epoch: what epoch e holds follows from (seed, e) alone, not from the past.
+class Tiles(Batches[TileBatch]):
+    """Patches as batches, epoch by epoch; see `Batches`.
 
     Args:
         manifest: the samples.
@@ -96,57 +79,9 @@ class Tiles:
         shuffle: bool = False,
         workers: int = 0,
     ) -> None:
-        self.manifest, self.batch_size, self.shuffle, self.workers = manifest, batch_size, shuffle, workers
-        self._dataset = _Dataset(manifest, masks, augmentation)
-
-    def __len__(self) -> int:
-        count = len(self.manifest.samples)
-        return max(1, count // self.batch_size) if self.shuffle else -(-count // self.batch_size)
-
-    @property
-    def whole(self) -> int:
-        """Images of a whole batch in training."""
-        return min(self.batch_size, len(self.manifest.samples))
-
-    def epoch(
-        self, epoch: int, seed: int, *, begin: int = 0, step: int = 1, share: Share | None = None
-    ) -> Iterator[TileBatch]:
-        """The batches of one epoch.
-
-        Args:
-            epoch: its number.
-            seed: of the stage; order and augmentation follow from it.
-            begin: the first batch to be read; those before it are not.
-            step: 1 for every batch from there on, n for every n-th.
-            share: of each batch, the part to be read; None for all of it.
-        """
-        count = len(self.manifest.samples)
-        order = np.arange(count)
-        if self.shuffle:
-            order = generator(seed, "order", epoch).permutation(count)
-        batches = [
-            [(int(i), derive(seed, "augment", epoch, int(i))) for i in order[start : start + self.batch_size]]
-            for start in range(0, len(self) * self.batch_size, self.batch_size)
-        ][begin::step]
-        if share is not None:
-            batches = [[batch[i] for i in share.of(len(batch))] for batch in batches]
-        loader = DataLoader(
-            self._dataset,
-            batch_sampler=batches,
-            collate_fn=collate,
-            # It would draw from torch's shared stream, which is dropout's.
-            generator=torch.Generator(),
-            num_workers=self.workers,
-            worker_init_fn=_leave_signals_to_its_parent,
-            pin_memory=torch.cuda.is_available(),
-        )
-        yield from loader
-
-
-def _leave_signals_to_its_parent(worker: int) -> None:
-    # A scheduler tells every process to end, a terminal too; who trains still wants the batches of the step at work.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        dataset = _Dataset(manifest, masks, augmentation)
+        super().__init__(dataset, len(manifest.samples), collate, batch_size, shuffle=shuffle, workers=workers)
+        self.manifest = manifest
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Model:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, trained: Trained) -> Self:
+    def of(cls, trained: Trained[Any]) -> Self:
         """A trained method."""
         method = trained.method
         return cls(method.card.name, trained.digest, method.classes.names, trained.about, trained.warnings)

@@ -18,6 +18,7 @@ from histill.core.storage import safe_name, write_bytes
 from histill.data.images import ImageCache
 from histill.engine.apply import Applied, Listener, Made, Model, Work, apply
 from histill.engine.run import Machine, build_fabric
+from histill.engine.tile_method import TileMethod
 from histill.engine.training import Trained
 
 MOST_PIXELS_AT_ONCE = 16_000_000
@@ -29,7 +30,7 @@ class ImageWork(Work):
 
     kind: ClassVar[Literal["images"]] = "images"
 
-    def __init__(self, trained: Trained, fabric: Fabric, *, probabilities: bool) -> None:
+    def __init__(self, trained: Trained[TileMethod], fabric: Fabric, *, probabilities: bool) -> None:
         self.method = trained.method.to(fabric.device)
         self.fabric, self.probabilities = fabric, probabilities
         self._images = ImageCache()
@@ -65,7 +66,7 @@ class ImageWork(Work):
 
 
 def apply_to_images(
-    trained: Trained,
+    trained: Trained[TileMethod],
     table: Manifest,
     folder: Path,
     *,

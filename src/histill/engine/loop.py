@@ -6,7 +6,6 @@ import contextlib
 import math
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from histill.core.errors import Exit, HistillError
 from histill.core.journal import Journal
 from histill.core.seeds import derive
-from histill.data.tiles import TileBatch
+from histill.data.batches import Batch
 from histill.engine.checkpoint import State, copy_of, random_state, set_random
 from histill.engine.optim import build_optimizer, set_rate
 from histill.engine.stage import Losses, Stage
@@ -33,7 +32,7 @@ LOWER_THE_RATE = (
 class _Learner(nn.Module):
     """What learns, with the stage's loss as its forward: so that precision and several GPUs see the whole step."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage[Any]) -> None:
         super().__init__()
         self.learns = stage.learns
         self._loss = stage.loss
@@ -45,12 +44,12 @@ class _Learner(nn.Module):
 class _Sealed:
     """A batch as it is: Fabric takes dataclasses apart to cast their tensors, and refuses frozen ones."""
 
-    def __init__(self, batch: TileBatch) -> None:
+    def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
 
 def train_stage(
-    stage: Stage,
+    stage: Stage[Any],
     fabric: Fabric,
     seed: int,
     state: State | None,
@@ -91,7 +90,7 @@ class _Training:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: Stage[Any],
         fabric: Fabric,
         seed: int,
         keep: Callable[[State], None],
@@ -151,7 +150,7 @@ class _Training:
                 self._keep(epoch - 1, done)
                 self.team.part()
 
-    def step(self, batch: TileBatch, epoch: int, number: int) -> None:
+    def step(self, batch: Batch, epoch: int, number: int) -> None:
         """Learn from a batch, or from this process's part of one; the optimiser's turn comes every `accumulate`-th."""
         schedule, fabric, team = self.stage.schedule, self.fabric, self.team
         short = self.batches % self.accumulate
@@ -160,7 +159,7 @@ class _Training:
         whole = self.stage.batches.whole if team.size > 1 else rows
         with contextlib.nullcontext() if due else team.holding_back(self.learner):
             with WholeBatch(team.share, whole) if team.size > 1 else contextlib.nullcontext():
-                losses = _losses(self.learner, _channels_last(batch.to(fabric.device)), self.stage.name)
+                losses = _losses(self.learner, batch.to(fabric.device), self.stage.name)
             total = torch.stack(list(losses.values())).sum()
             self._check_finite(total, losses, epoch, batch)
             # The last step of an epoch may see fewer batches than the others.
@@ -273,7 +272,7 @@ class _Training:
                 mend=LOWER_THE_RATE,
             )
 
-    def _check_finite(self, total: Tensor, losses: Losses, epoch: int, batch: TileBatch) -> None:
+    def _check_finite(self, total: Tensor, losses: Losses, epoch: int, batch: Batch) -> None:
         if math.isfinite(float(self.team.sum(total.detach().clone()))):
             return
         with self.team.together():
@@ -297,13 +296,13 @@ def _added(parts: list[dict[str, float]]) -> dict[str, float]:
     return total
 
 
-def _average(stage: Stage) -> AveragedModel:
+def _average(stage: Stage[Any]) -> AveragedModel:
     # Buffers (BatchNorm's statistics) are averaged too: a mean of weights with another network's statistics is neither.
     averaging: Callable[[float], Any] = get_ema_multi_avg_fn
     return AveragedModel(stage.learns, multi_avg_fn=averaging(stage.schedule.average), use_buffers=True)
 
 
-def _losses(learner: nn.Module, batch: TileBatch, stage: str) -> Losses:
+def _losses(learner: nn.Module, batch: Batch, stage: str) -> Losses:
     try:
         losses: Losses = learner(_Sealed(batch))
     except ValueError as error:
@@ -317,7 +316,3 @@ def _losses(learner: nn.Module, batch: TileBatch, stage: str) -> Losses:
             mend="Set batch_size to 2 or more, and give more than one image to learn from",
         ) from error
     return losses
-
-
-def _channels_last(batch: TileBatch) -> TileBatch:
-    return replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from histill.core.config import Strict
 from histill.core.labels import Classes
 from histill.core.manifest import Manifest
-from histill.core.predictions import MaskPrediction
-from histill.data.tiles import Tile, TileBatch, collate
 from histill.engine.run import Run
+
+Task = Literal["segment", "classify", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,16 @@ class Card:
 
     name: str
     title: str
-    task: Literal["segment"]
-    needs: Literal["image labels", "lesion labels", "masks"]
+    task: Task
+    needs: Literal["image labels", "lesion labels", "masks", "slide labels", "bags"]
     paper: str
     ours: tuple[str, ...] = ()
 
 
 class Method(nn.Module, ABC):
     """A paper: its settings, its networks, how they learn, how they predict.
+
+    What a method predicts from says which kind it is: see `TileMethod` and `BagMethod`.
 
     Args:
         config: its settings, of its own `Config`.
@@ -51,46 +50,23 @@ class Method(nn.Module, ABC):
 
     card: ClassVar[Card]
     Config: ClassVar[type[Strict]]
+    samples: ClassVar[str] = "images"
+    """what it calls the rows of its table"""
 
     def __init__(self, config: Strict, classes: Classes) -> None:
         super().__init__()
         self.classes = classes
 
+    @classmethod
+    def look(cls, config: Strict, learn: Manifest) -> dict[str, Any]:
+        """What of the training samples is to be known whenever the method is built or used; JSON-like."""
+        return {}
+
+    @classmethod
+    def build(cls, config: Strict, classes: Classes, seen: dict[str, Any]) -> Self:
+        """A method that has learned nothing yet; `seen` is what `look` gave."""
+        return cls(config, classes)
+
     @abstractmethod
     def fit(self, train: Manifest, val: Manifest | None, run: Run) -> None:
         """Learn from a table; `val` chooses between epochs. All that lasts goes through `run`."""
-
-    @abstractmethod
-    def predict_tiles(self, batch: TileBatch) -> Tensor:
-        """The maps of a batch that a slide blends, float [b, m, h, w]: for most methods the class probabilities.
-
-        Call it without gradients.
-        """
-
-    @property
-    def reach(self) -> int:
-        """How many px beyond a pixel `finish` looks to decide it."""
-        return 0
-
-    def finish(self, maps: Tensor) -> Tensor:
-        """Blended maps [b, m, h, w] -> class probabilities float [b, k, h, w], summing to 1 over k.
-
-        What looks beyond a tile decides here, on the stitched map: a gate, smoothing, the size of what was found. Of a
-        slide it is given pieces with `reach` px around them. All maps are 0 where no tile was, and beyond an edge the
-        method is to think of the same; what it gives where no tile was is not looked at.
-        """
-        return maps
-
-    def probabilities(self, batch: TileBatch) -> Tensor:
-        """Class probabilities of a batch, float [b, k, h, w]. Call it without gradients."""
-        return self.finish(self.predict_tiles(batch))
-
-    def predict(self, image: NDArray[np.uint8]) -> MaskPrediction:
-        """Segment one image uint8 [h, w, 3]."""
-        h, w = image.shape[:2]
-        nothing = np.zeros((0, h, w), np.uint8)
-        batch = collate([Tile("", image, nothing, np.zeros(len(self.classes), np.float32))])
-        device = next(self.parameters()).device
-        with torch.inference_mode():
-            probabilities = self.probabilities(batch.to(device))[0, :, :h, :w].float().cpu().numpy()
-        return MaskPrediction(probabilities.argmax(0).astype(np.uint8), probabilities)

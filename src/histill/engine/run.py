@@ -166,7 +166,7 @@ class Run:
         self._settings = ""
         self._sources: dict[str, str] = {}
 
-    def train(self, stage: Stage) -> float | None:
+    def train(self, stage: Stage[Any]) -> float | None:
         """Train a stage, go on with it, or load it if it is finished; its network then holds the stage's weights.
 
         Returns:
@@ -189,7 +189,7 @@ class Run:
         self._note_source(folder, stage.name)
         return max((score for score in scores if score is not None), default=None)
 
-    def _train(self, stage: Stage, folder: Path) -> list[float | None]:
+    def _train(self, stage: Stage[Any], folder: Path) -> list[float | None]:
         with self.team.together():
             if self.team.size > 1:
                 check_shares(stage.batches.whole, self.team, f"stage {stage.name}: batch_size")
@@ -199,7 +199,7 @@ class Run:
             "stage",
             stage=stage.name,
             epochs=stage.schedule.epochs,
-            images=len(stage.batches.manifest.samples),
+            samples=stage.batches.count,
             begins_at=0 if state is None else state["epoch"] + 1,
             **({"begins_after": state["done"], "of": len(stage.batches)} if state and state["done"] else {}),
         )
@@ -359,14 +359,15 @@ def open_run(
 def _deterministic() -> Iterator[None]:
     # Same input, same bytes, on CPU and GPU alike; operations without a deterministic form only warn. With the mode
     # comes a NaN for every number of a new empty tensor, which nothing here reads and which costs a tenth of a step.
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,8 +11,8 @@ import torch
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest
 from histill.data.tiles import TileBatch, Tiles, TrueMasks
-from histill.engine.method import Method
 from histill.engine.run import Run
+from histill.engine.tile_method import TileMethod
 from histill.losses.classification import pooled_mask_loss
 from histill.metrics.segmentation import confusion, mean_iou
 
@@ -20,7 +20,7 @@ Select = Literal["auto", "masks", "labels", "last"]
 """masks: pooled mIoU; labels: the image-label loss of the pooled mask; auto: masks where there are any, else labels."""
 
 
-def selection(method: Method, val: Manifest | None, select: Select, run: Run) -> Callable[[], float] | None:
+def selection(method: TileMethod, val: Manifest | None, select: Select, run: Run) -> Callable[[], float] | None:
     """The score of a method's segmenter on validation images, the greater the better; None to keep the last epoch."""
     if select == "last" or val is None:
         return None
@@ -49,7 +49,7 @@ def selected_by(val: Manifest | None, select: Select) -> Literal["masks", "label
 
 
 @torch.no_grad()
-def _by_masks(method: Method, tiles: Tiles, run: Run) -> float:
+def _by_masks(method: TileMethod, tiles: Tiles, run: Run) -> float:
     k = len(method.classes)
     total = np.zeros((k, k), np.int64)
     for batch in tiles.epoch(0, 0, begin=run.team.rank, step=run.team.size):
@@ -69,7 +69,7 @@ def _by_masks(method: Method, tiles: Tiles, run: Run) -> float:
 
 
 @torch.no_grad()
-def _by_labels(method: Method, tiles: Tiles, run: Run) -> float:
+def _by_labels(method: TileMethod, tiles: Tiles, run: Run) -> float:
     losses: list[float] = []
     background = method.classes.background
     named = [i for i, name in enumerate(method.classes.names) if name != background]
@@ -86,7 +86,7 @@ def _by_labels(method: Method, tiles: Tiles, run: Run) -> float:
     return -total / len(tiles.manifest.samples)
 
 
-def _probabilities(method: Method, batch: TileBatch, run: Run) -> torch.Tensor:
+def _probabilities(method: TileMethod, batch: TileBatch, run: Run) -> torch.Tensor:
     method.eval()
     with run.fabric.autocast():
         return method.probabilities(batch.to(run.fabric.device)).float()

@@ -27,6 +27,7 @@ from histill.engine.stitching import (
     decided_bands,
     segment_tiles,
 )
+from histill.engine.tile_method import TileMethod
 from histill.engine.tiled import TiledWork, TileSettings
 from histill.engine.training import Trained
 from histill.formats.features import label_map_features, write_features
@@ -67,14 +68,14 @@ class SlideWork(TiledWork):
 
     def __init__(
         self,
-        trained: Trained,
+        trained: Trained[TileMethod],
         fabric: Fabric,
         settings: SlideSettings,
         within: Regions | None = None,
         without: Regions | None = None,
     ) -> None:
         self.method, self.fabric, self.plan = trained.method.to(fabric.device), fabric, settings
-        mpp = settings.mpp or trained.mpp
+        mpp = settings.mpp or trained.seen["mpp"]
         if mpp is None:
             raise HistillError(
                 "the run's images had no spacing, so nobody knows at which one it looks at a slide",
@@ -82,7 +83,7 @@ class SlideWork(TiledWork):
                 subject="--at",
                 mend="Give the spacing of the images it learnt from, in um/px: --at 0.5",
             )
-        super().__init__(settings, mpp, settings.tile or trained.side, within, without)
+        super().__init__(settings, mpp, settings.tile or trained.seen["side"], within, without)
 
     def may_write(self, sample: Sample) -> tuple[str, ...]:
         """Mask, probabilities, outlines, two pictures."""
@@ -219,7 +220,7 @@ class _Small:
 
 
 def apply_to_slides(
-    trained: Trained,
+    trained: Trained[TileMethod],
     table: Manifest,
     folder: Path,
     *,

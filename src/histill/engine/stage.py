@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic
 
 from torch import Tensor, nn
 
-from histill.data.tiles import TileBatch, Tiles
+from histill.data.batches import B, Batches
 from histill.engine.optim import Schedule
 
 Losses = dict[str, Tensor]
@@ -15,7 +16,7 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[B]):
     """What `Run.train` needs to know.
 
     Attributes:
@@ -25,7 +26,7 @@ class Stage:
         batches: what it learns from.
         loss: batch -> terms; their sum is minimised. It follows from the batch, the networks, the epoch and torch's
             random streams alone. Of several processes each calls it with a part of a batch: it calls the same networks
-            in the same order whatever that holds, and is a mean over images, or over the pixels of `count_known`.
+            in the same order whatever that holds, and is a mean over samples, or over the pixels of `count_known`.
         schedule: epochs, batch size, rates.
         start: called before a stage that is not finished: loads start weights, freezes what shall not learn.
         before_epoch: called with the epoch's number: whatever changes with it must follow from it.
@@ -35,8 +36,8 @@ class Stage:
     name: str
     learns: nn.Module
     trunk: nn.Module
-    batches: Tiles
-    loss: Callable[[TileBatch], Losses]
+    batches: Batches[B]
+    loss: Callable[[B], Losses]
     schedule: Schedule
     start: Callable[[], None] | None = None
     before_epoch: Callable[[int], None] | None = None

@@ -16,7 +16,7 @@ from histill.core.labels import IGNORE
 from histill.core.masks import LabelMap
 from histill.data.tiles import Tile, collate
 from histill.engine.margins import with_margins
-from histill.engine.method import Method
+from histill.engine.tile_method import TileMethod
 from histill.formats.raster import OutlineRaster
 from histill.slides.base import RgbImage
 from histill.slides.stitch import Band, Stitcher
@@ -149,7 +149,7 @@ def _strips(grid: Grid, longest: int) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def segment_tiles(
-    tiles: Iterable[tuple[int, RgbImage]], method: Method, fabric: Fabric, side: int, batch_size: int
+    tiles: Iterable[tuple[int, RgbImage]], method: TileMethod, fabric: Fabric, side: int, batch_size: int
 ) -> Iterator[TileMaps]:
     """The network's maps of tiles, in batches of one size: the last is filled up with white, so that no bit differs."""
     waiting: list[tuple[int, RgbImage]] = []
@@ -173,7 +173,7 @@ def segment_tiles(
 
 
 def decided_bands(
-    maps: Iterable[TileMaps], grid: Grid, wanted: Wanted, method: Method, *, probabilities: bool
+    maps: Iterable[TileMaps], grid: Grid, wanted: Wanted, method: TileMethod, *, probabilities: bool
 ) -> Iterator[DecidedBand]:
     """The slide's label map from top to bottom, without gaps: blended tiles, decided, and cut to what is wanted."""
     height, width = grid.frame.shape
@@ -212,7 +212,7 @@ def _blended(maps: Iterable[TileMaps], grid: Grid) -> Iterator[Band]:
 
 
 @torch.inference_mode()
-def _decide(method: Method, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+def _decide(method: TileMethod, maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """Blended maps float32 [m, h, w] -> class probabilities float32 [k, h, w]."""
     found: NDArray[np.float32] = method.finish(torch.from_numpy(np.ascontiguousarray(maps))[None])[0].numpy()
     return found

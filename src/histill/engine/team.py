@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from histill.core.errors import Exit, HistillError
-from histill.data.tiles import Share
+from histill.data.batches import Share
 
 LIMIT = timedelta(minutes=10)
 """How long one process waits for another within a step: more only passes where one is lost without a word."""

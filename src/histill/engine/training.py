@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 
 from histill.core.card import DatasetCard
@@ -19,7 +18,6 @@ from histill.core.manifest import Manifest, Sample
 from histill.core.record import faults, fingerprint, read_record
 from histill.core.seeds import derive
 from histill.core.storage import file_hash, write_inside
-from histill.data.images import image_size
 from histill.engine.checkpoint import load_weights, weight_bytes
 from histill.engine.method import Method
 from histill.engine.optim import Schedule
@@ -37,25 +35,26 @@ LAYOUT = torch.channels_last
 """Of every weight, in training and after it: another one would change the last bits of what is computed."""
 
 
+M = TypeVar("M", bound=Method)
+
+
 @dataclass(frozen=True)
-class Trained:
+class Trained(Generic[M]):
     """A trained method.
 
     Attributes:
         method: ready to predict.
         digest: of its weights and settings: what is predicted with it names it.
         card: what its classes are.
-        mpp: um/px of the images it learnt from; None where their table does not say, or they differ.
-        side: of those images in px, the usual one.
+        seen: what it was to remember of the samples it learnt from; see `Method.look`.
         about: seed, and what chose the epoch: what a report says of it.
         warnings: what every report about it repeats.
     """
 
-    method: Method
+    method: M
     digest: str
     card: DatasetCard
-    mpp: float | None
-    side: int
+    seen: dict[str, Any]
     about: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -93,6 +92,7 @@ def train(
     with team.together():
         learn, choose = _split(table, val, kind, seed, cut=getattr(config, "select", "last") != "last")
         _check_batches(config, len(learn.samples), team)
+        seen = kind.look(config, learn)
     settings = {
         "method": kind.card.name,
         "config": config.model_dump(mode="json"),
@@ -101,6 +101,7 @@ def train(
         "table": table.digest,
         "val": val.digest if val else None,
         "start weights": _weight_files(config.model_dump(mode="json")),
+        "seen": seen,
         "files": team.first_makes(lambda: _content([*learn.samples, *(choose.samples if choose else ())])),
     }
     with open_run(
@@ -109,6 +110,7 @@ def train(
         run.journal.say(
             "run",
             method=kind.card.name,
+            samples=kind.samples,
             train=len(learn.samples),
             val=len(choose.samples) if choose else 0,
             device=run.fabric.device.type,
@@ -116,12 +118,11 @@ def train(
             **({"processes": team.size} if team.size > 1 else {}),
         )
         torch.manual_seed(derive(seed, "start"))
-        method = kind(config, table.classes)
+        method = kind.build(config, table.classes, seen)
         method.to(run.fabric.device).to(memory_format=LAYOUT)
         method.fit(learn, choose, run)
         method.eval()
         about = {"seed": seed, "epoch chosen by": selected_by(choose, getattr(config, "select", "last"))}
-        seen = {"mpp": common_spacing(learn), "side": usual_side(learn)}
         describe = _model_card(method, table, learn, choose, about)
         model = run.once(
             MODEL, lambda to: _write_model(to, method, config, table, {"about": about, "seen": seen}, describe)
@@ -130,7 +131,7 @@ def train(
     return model
 
 
-def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
+def load(path: Path, find: Callable[[str], type[Method]]) -> Trained[Any]:
     """Load a finished model: a run's folder, or the model's own.
 
     Args:
@@ -145,7 +146,7 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
         description = json.loads((folder / CONFIG).read_bytes())
         name, values = str(description["method"]), description["config"]
         card = resolve(DatasetCard, (str(folder / CONFIG), description["data"]))
-        mpp, side = description["seen"]["mpp"], int(description["seen"]["side"])
+        seen = dict(description["seen"])
     except FileNotFoundError:
         raise HistillError(
             "there is no finished model here",
@@ -157,26 +158,11 @@ def load(path: Path, find: Callable[[str], type[Method]]) -> Trained:
         raise HistillError(f"the model's {CONFIG} is damaged ({error})", code=Exit.INPUT, subject=str(folder)) from None
     _check_record(folder)
     kind = find(name)
-    method = kind(resolve(kind.Config, (str(folder / CONFIG), values)), card.as_classes())
+    method = kind.build(resolve(kind.Config, (str(folder / CONFIG), values)), card.as_classes(), seen)
     load_weights(method.to(memory_format=LAYOUT), folder / WEIGHTS)
     method.eval()
     digest = fingerprint([file_hash(folder / WEIGHTS), description])
-    return Trained(method, digest, card, mpp, side, description["about"], tuple(description["warnings"]))
-
-
-def common_spacing(table: Manifest) -> float | None:
-    """The spacing of a table's images in um/px; None where it is not known of all, or differs by more than 5 %."""
-    known = [sample.mpp for sample in table.samples if sample.mpp is not None]
-    if len(known) < len(table.samples) or max(known) > 1.05 * min(known):
-        return None
-    return float(np.median(known))
-
-
-def usual_side(table: Manifest) -> int:
-    """The usual side of a table's images in px: the median of the shorter ones, of at most 64 images."""
-    step = max(1, len(table.samples) // 64)
-    sizes = [(s.crop.w, s.crop.h) if s.crop else image_size(s.path) for s in table.samples[::step]]
-    return int(np.median([min(size) for size in sizes]))
+    return Trained(method, digest, card, seen, description["about"], tuple(description["warnings"]))
 
 
 def _check_record(folder: Path) -> None:
@@ -284,9 +270,9 @@ def _model_card(
         *(["", "Not the paper's, but ours:", *(f"- {each}" for each in card.ours)] if card.ours else []),
         "",
         "## Data",
-        f"- Learnt from {len(learn.samples)} images of {len({s.patient for s in learn.samples})} patients, "
+        f"- Learnt from {len(learn.samples)} {method.samples} of {len({s.patient for s in learn.samples})} patients, "
         f"with {card.needs}.",
-        f"- Epochs chosen by {about['epoch chosen by']}, on {len(choose.samples)} images of "
+        f"- Epochs chosen by {about['epoch chosen by']}, on {len(choose.samples)} {method.samples} of "
         f"{len({s.patient for s in choose.samples})} patients."
         if choose
         else "- The last epoch was kept.",
@@ -299,7 +285,7 @@ def _model_card(
         "## Use",
         "For research. Not a medical device; not validated for diagnosis.",
         f"Seed {about['seed']}; settings in config.json.",
-        "Figures: `histill predict` and `histill evaluate` on test images.",
+        f"Figures: `histill predict` and `histill evaluate` on test {method.samples}.",
         "",
     ]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from histill.core.labels import IGNORE
-from histill.data.tiles import Share
+from histill.data.batches import Share
 from histill.losses.segmentation import count_known
 
 BY_ELEMENT = {F.dropout}

@@ -67,7 +67,7 @@ def train(
     settings: dict[str, Any] | None = None,
     seed: int = 0,
     machine: Machine | None = None,
-) -> Trained:
+) -> Trained[Any]:
     """Train a method by name in a run folder, or go on with it, and load the finished model.
 
     Args:
@@ -92,7 +92,7 @@ def train(
     return load(folder)
 
 
-def load(folder: Path) -> Trained:
+def load(folder: Path) -> Trained[Any]:
     """Load a finished model from its run's folder; raises as `engine.training.load`."""
     from histill.engine.training import load as load_from
 

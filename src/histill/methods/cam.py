@@ -18,12 +18,13 @@ from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
 from histill.data.tiles import TileBatch
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.pseudo_masks import write_pseudo_masks
 from histill.engine.run import Run
 from histill.engine.select import Select, selection
 from histill.engine.stage import Losses, Stage
+from histill.engine.tile_method import TileMethod
 from histill.losses.classification import multilabel_soft_margin
 from histill.losses.segmentation import cross_entropy
 from histill.nets.classifier import ClassifierSettings, build_classifier
@@ -62,7 +63,7 @@ class Config(Strict):
     """what chooses the epoch: masks, labels, last, or auto: masks where validation has any, else labels"""
 
 
-class Cam(Method):
+class Cam(TileMethod):
     """A classifier and a segmenter that learns from its class activation maps."""
 
     card = CARD

@@ -31,13 +31,13 @@ from histill.core.labels import IGNORE, Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
 from histill.data.tiles import LEAST, MULTIPLE, TileBatch
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.run import Run
 from histill.engine.select import Select, selection
 from histill.engine.soft_masks import write_soft_masks
 from histill.engine.stage import Losses, Stage
-from histill.engine.training import usual_side
+from histill.engine.tile_method import TileMethod, usual_side
 from histill.losses.distillation import mutual_kl
 from histill.losses.pixels import mean_over
 from histill.losses.segmentation import dice_loss
@@ -130,7 +130,7 @@ class Config(Strict):
     """side of the training patches in px: the window through which the gate looks, and the patch of `smallest`"""
 
 
-class Glmkd(Method):
+class Glmkd(TileMethod):
     """Two witnesses and two students."""
 
     card = CARD

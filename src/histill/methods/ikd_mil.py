@@ -32,11 +32,12 @@ from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
 from histill.data.tiles import TileBatch
 from histill.engine.checkpoint import copy_of
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.run import Run
 from histill.engine.select import Select, selection
 from histill.engine.stage import Losses, Stage
+from histill.engine.tile_method import TileMethod
 from histill.losses.classification import pooled_mask_loss
 from histill.losses.mil import mil_dice
 from histill.losses.noise import oeem_cross_entropy
@@ -105,7 +106,7 @@ class Config(Strict):
     round both networks are the student"""
 
 
-class IkdMil(Method):
+class IkdMil(TileMethod):
     """One network of side outputs, and in training another one that teaches it."""
 
     card = CARD

@@ -29,12 +29,13 @@ from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
 from histill.data.tiles import TileBatch
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.pseudo_masks import write_pseudo_masks
 from histill.engine.run import Run
 from histill.engine.select import Select, selection
 from histill.engine.stage import Losses, Stage
+from histill.engine.tile_method import TileMethod
 from histill.losses.classification import multilabel_soft_margin
 from histill.losses.segmentation import cross_entropy
 from histill.nets.classifier import ClassifierSettings, build_classifier
@@ -99,7 +100,7 @@ class Config(Strict):
     """side of the training patches in px: the window through which the gate looks"""
 
 
-class Mlps(Method):
+class Mlps(TileMethod):
     """Two networks: a classifier that explains itself, and a segmenter that learns from the explanations."""
 
     card = CARD

@@ -14,11 +14,12 @@ from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
 from histill.data.tiles import TileBatch, TrueMasks
-from histill.engine.method import Card, Method
+from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.run import Run
 from histill.engine.select import Select, selection
 from histill.engine.stage import Losses, Stage
+from histill.engine.tile_method import TileMethod
 from histill.losses.segmentation import cross_entropy
 from histill.nets.segmenters import SegmenterSettings, build_segmenter
 
@@ -44,7 +45,7 @@ class Config(Strict):
     """what chooses the epoch: masks, labels, last, or auto: masks where validation has any, else labels"""
 
 
-class Supervised(Method):
+class Supervised(TileMethod):
     """One segmenter, cross-entropy with the true masks."""
 
     card = CARD
