@@ -349,4 +349,6 @@ def test_rows_that_lack_what_a_method_needs_are_named(folder: Path) -> None:
         manifest.require("labels")
     with pytest.raises(HistillError, match=r"line 2 \(1\) has no mask"):
         manifest.require("mask")
+    with pytest.raises(HistillError, match="has no file of boxes"):
+        manifest.require("boxes")
     manifest.choose(lambda sample: sample.id == "1").require("labels")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn import functional as F
 
-from histill.losses.distillation import bernoulli_kl, mutual_kl
+from histill.losses.distillation import bernoulli_kl, class_kl, mutual_kl
 
 
 def logits(*shape: int, seed: int = 0) -> Tensor:
@@ -83,3 +83,19 @@ def test_each_learns_from_the_other_alone() -> None:
 def test_half_logits_give_a_float32_loss() -> None:
     half = logits(1, 2, 2).bfloat16()
     assert mutual_kl(half, half, torch.ones(1, 2, 2, dtype=torch.bool), 2.0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_class_kl_is_the_sum_over_cells_and_classes_by_the_count(temperature: float) -> None:
+    teacher, student = logits(2, 5, 3).requires_grad_(), logits(2, 5, 3, seed=1).requires_grad_()
+    pairs = zip(teacher.flatten().tolist(), student.flatten().tolist(), strict=True)
+    expected = temperature**2 * sum(slow_kl(t / temperature, s / temperature) for t, s in pairs)
+    found = class_kl(teacher, student, temperature, 7)
+    assert float(found.detach()) == pytest.approx(expected / 7, rel=1e-5)
+    assert float(class_kl(teacher, student, temperature, 0).detach()) == pytest.approx(expected, rel=1e-5)
+    found.backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    # T^2 d KL / d z = T (p - q)
+    difference = temperature * ((student / temperature).sigmoid() - (teacher / temperature).sigmoid()).detach()
+    torch.testing.assert_close(student.grad, difference / 7)

@@ -117,11 +117,11 @@ class Manifest:
         """The same rows without masks and boxes."""
         return replace(self, samples=tuple(sample.without_truth() for sample in self.samples))
 
-    def require(self, what: Literal["labels", "mask"]) -> None:
-        """Raise a usage error that names each row (by line) without labels, or without a mask."""
+    def require(self, what: Literal["labels", "mask", "boxes"]) -> None:
+        """Raise a usage error that names each row (by line) without labels, a mask, or a file of boxes."""
         lacking = [f"line {sample.line} ({sample.id})" for sample in self.samples if not getattr(sample, what)]
         if lacking:
-            noun = "label" if what == "labels" else "mask"
+            noun = {"labels": "label", "mask": "mask", "boxes": "file of boxes"}[what]
             raise table_error(self.path, [f"{row} has no {noun}" for row in lacking], "Fill these in or leave them out")
 
     def split_off(self, fraction: float, seed: int) -> tuple[Manifest, Manifest]:

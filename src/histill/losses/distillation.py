@@ -1,4 +1,4 @@
-"""What one output learns from another: divergences between what two networks say of the same pixels."""
+"""What one output learns from another: divergences between what two networks say of the same pixels or cells."""
 
 from __future__ import annotations
 
@@ -43,3 +43,21 @@ def mutual_kl(first: Tensor, second: Tensor, valid: Tensor, temperature: float) 
     first, second = first / temperature, second / temperature
     both = bernoulli_kl(second, first) + bernoulli_kl(first, second)  # [b, h, w]
     return temperature**2 * mean_over(both, valid)
+
+
+def class_kl(teacher: Tensor, student: Tensor, temperature: float, count: float) -> Tensor:
+    """``T^2 / N sum KL(s(z_T / T) || s(z_S / T))``, over all cells of a batch and all classes, each by itself.
+
+    For detectors whose classes are sigmoids: Hinton's distillation (2015) of each. Dividing by the cells that have an
+    object, as the focal loss is, keeps the two on one scale.
+
+    Args:
+        teacher: z_T, logits of any shape; no gradient goes to them.
+        student: z_S, logits of the same shape.
+        temperature: T.
+        count: N, such as the cells that have an object; at least 1 is taken.
+
+    Returns:
+        float32 scalar.
+    """
+    return temperature**2 * bernoulli_kl(teacher / temperature, student / temperature).sum() / max(1.0, count)
