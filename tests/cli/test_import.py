@@ -144,3 +144,25 @@ def test_lines_of_a_spreadsheet_survive(histill: Histill, table: Path, tmp_path:
     assert histill("import", "plain", table, "--to", tmp_path / "data.csv").code == 0
     assert read_manifest(tmp_path / "data.csv").samples[0].id == "=1+1"
     assert "\n'=1+1," in (tmp_path / "data.csv").read_text().replace("\r", "")
+
+
+def test_boxes(histill: Histill, fails: Fails, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (60, 40)).save(folder / "a.png")
+    shape = '{"label": "%s", "shape_type": "rectangle", "points": [[1, 2], [30, 20]]}'
+    shapes = ", ".join(shape % label for label in ("gn", "gs", "vein"))
+    (folder / "a.json").write_text(f'{{"imagePath": "a.png", "shapes": [{shapes}]}}')
+    to = tmp_path / "data.csv"
+    known = ("--rename", "gn=glomerulus,gs=glomerulus,vein=ignore")
+    said = histill("import", "labelme", folder, "--to", to, *known, "--split", "test", "--mpp", "0.5")
+    assert said.code == 0
+    assert said.out == f"{to}: 1 rows (1 test); classes glomerulus\n"
+    assert "note: Boxes: 2 glomerulus; 0 images hold none" in said.err
+    sample = read_manifest(to).samples[0]
+    assert sample.boxes is not None
+    assert sample.boxes.resolve() == tmp_path / "data" / "boxes" / "a.json"
+    assert sample.mpp == 0.5
+    fails(2, "--tile", "import", "labelme", folder, "--to", to, "--tile", "5")
+    fails(2, ["vein", "--rename"], "import", "labelme", folder, "--to", to, "--classes", "gn,gs")
+    fails(2, "--rename", "import", "glomeruli_bupt", folder, "--to", to, *known)

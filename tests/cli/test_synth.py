@@ -8,7 +8,8 @@ import pytest
 from small import Histill, failing_from, tree
 
 from histill.core.manifest import read_manifest
-from histill.data.synthetic import patches
+from histill.data.synthetic import patches, slides
+from histill.data.synthetic.stained import render_slide_bank
 
 Fails = Callable[..., str]
 FEW = ("--train", "2", "--val", "0", "--test", "1", "--size", "32", "--mpp", "2")
@@ -36,6 +37,29 @@ def test_lesions(histill: Histill, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     table = read_manifest(tmp_path / "new" / "data.csv")
     assert table.card.background == "normal"
     assert {label for sample in table.samples for label in sample.labels} <= {"tumour", "normal"}
+
+
+def test_glomeruli(histill: Histill, tmp_path: Path) -> None:
+    said = histill("synth", "glomeruli", tmp_path / "new", "--train", "3", "--val", "1", "--test", "1", "--size", "128")
+    assert said.code == 0
+    assert "next:  histill train mhkd --train" in said.out
+    table = read_manifest(tmp_path / "new" / "data.csv")
+    assert table.classes.names == ("glomerulus",)
+    assert {sample.mpp for sample in table.samples} == {1.0}
+    assert all(sample.boxes is not None and sample.mask is None for sample in table.samples)
+
+
+def test_slides_with_rare_tumour(histill: Histill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = render_slide_bank(0, 2.0)
+    monkeypatch.setattr(slides, "_bank", lambda seed: bank)
+    size = ("--count", "2", "--width", "300", "--height", "250", "--mpp", "2")
+    said = histill("synth", "slides", tmp_path / "new", *size, "--rare")
+    assert said.code == 0
+    assert f"table: {tmp_path / 'new' / 'slides.csv'}" in said.out
+    assert [sample.labels for sample in read_manifest(tmp_path / "new" / "slides.csv").samples] == [
+        ("tumour",),
+        ("normal",),
+    ]
 
 
 def test_a_folder_that_is_there_stays_as_it_is(fails: Fails, tmp_path: Path) -> None:

@@ -46,14 +46,20 @@ def failing(read: object, path: Path, code: Exit = Exit.USAGE, **options: object
 def test_importers_are_listed_without_being_imported() -> None:
     readers = [
         "bcss",
+        "coco",
+        "components",
         "glas",
         "glas_official",
+        "glomeruli_bupt",
+        "hubmap",
+        "labelme",
         "luad",
         "outlines",
         "plain",
         "pos_neg",
         "wsss4luad",
         "wsss4luad_official",
+        "yolo",
     ]
     assert list(sources()) == readers
     assert all(line.endswith(".") for line in sources().values())

@@ -42,11 +42,12 @@ class OutlineArguments:
     outlines: Path | None = None
     """GeoJSON of QuPath or XML of ASAP: a file, or a folder of them; left out, they lie beside the slides"""
     rename: str = ""
-    """what their classes stand for: 'Immune cells=stroma, Necrosis=ignore, none=tumour' (none: without a class)"""
+    """what their classes, or those of boxes, stand for: 'Immune cells=stroma, Necrosis=ignore, none=tumour' (none:
+    without a class)"""
     without_outlines: Literal["unknown", "background", "skip"] = "unknown"
     """a slide without outlines: nothing is known of it; all is background, as in Camelyon16; leave it out"""
     split: Literal["none", "train", "val", "test"] = "none"
-    """mark all rows so"""
+    """mark all rows so; of boxes, those whose file or folder does not say it"""
     cut: Literal["slides", "regions", "patches"] = "slides"
     """what becomes a row: see above"""
     at: float = 0.5
@@ -87,7 +88,7 @@ class Arguments:
     mask_values: str = ""
     """plain, and the sets as published: what the masks' pixel values mean, such as 0=stroma,255=gland,3=ignore"""
     mpp: float | None = None
-    """plain, outlines, pos_neg: um/px of rows or slides (largest level) that do not say it"""
+    """plain, outlines, pos_neg, boxes: um/px of rows or slides (largest level) that do not say it"""
     lesions: bool = False
     """glas: glands against the rest, for methods that learn from lesion labels; crops with few glands are left out"""
     more: Annotated[OmitArgPrefixes[OutlineArguments], arg(name="outlines")] = field(default_factory=OutlineArguments)
@@ -125,7 +126,7 @@ def run(given: list[str]) -> int:
     console = Console()
     with console.showing():
         imported = read(arguments.origin, **_options(arguments, read, console))
-        if arguments.source != "outlines":
+        if arguments.source != "outlines" and not imported.slides:
             # The lines are those of the table to come; it is written only if every file is sound. Slides and outlines
             # have been looked at, and what was cut of them has just been written.
             rows = tuple(replace(sample, line=line) for line, sample in enumerate(imported.samples, 2))
@@ -151,7 +152,7 @@ def _check_flags(arguments: Arguments, read: Callable[..., Any]) -> None:
         wrong += [name for name in special if name not in (*MEANT["slides"], *MEANT[more.cut])]
         what = f"nothing to do with outlines cut into {more.cut}"
     elif not wrong:
-        wrong, what = special, "for slides with outlines"
+        wrong, what = [name for name in special if name not in signature(read).parameters], "for slides with outlines"
     if wrong:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         raise HistillError(what, code=Exit.USAGE, subject=f"{source} {flags}", mend="Leave these flags out")
@@ -159,7 +160,10 @@ def _check_flags(arguments: Arguments, read: Callable[..., Any]) -> None:
 
 def _options(arguments: Arguments, read: Callable[..., Any], console: Console) -> dict[str, Any]:
     """What the source's reader is told, of what it asks for."""
+    more = arguments.more
     options = {
+        "rename": _pairs(more.rename, "--rename", "'Immune cells=stroma'"),
+        "split": "" if more.split == "none" else more.split,
         "classes": _names(arguments.classes),
         "background": arguments.background or None,
         "mpp": arguments.mpp,
@@ -171,13 +175,10 @@ def _options(arguments: Arguments, read: Callable[..., Any], console: Console) -
     options = {name: value for name, value in options.items() if name in signature(read).parameters}
     if arguments.source != "outlines":
         return options
-    more = arguments.more
     return {
         **options,
         "outlines": more.outlines,
-        "rename": _pairs(more.rename, "--rename", "'Immune cells=stroma'"),
         "without_outlines": more.without_outlines,
-        "split": "" if more.split == "none" else more.split,
         "cutting": _cutting(more),
     }
 

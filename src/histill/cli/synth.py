@@ -1,8 +1,10 @@
-"""Make data with known truth: made-up H&E patches or whole slides, with their masks and image labels."""
+"""Make data with known truth: made-up H&E patches or whole slides with their masks, kidney tiles with their boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,21 +15,22 @@ from histill.cli.console import Console, at_least, parse
 
 @dataclass
 class Arguments:
-    """Make a folder with images, true masks, and a table. The images are synthetic and say so in every report."""
+    """Make a folder with images, their truth, and a table. The images are synthetic and say so in every report."""
 
-    kind: Positional[Literal["tissue", "lesions", "slides"]]
+    kind: Positional[Literal["tissue", "lesions", "glomeruli", "slides"]]
     """tissue: patches of tumour, stroma, lymphocytes, necrosis, glands, fat and glass; lesions: the same patches,
-    labelled with or without tumour (those with less than 5 % of it are left out); slides: pyramidal TIFFs"""
+    labelled with or without tumour (those with less than 5 % of it are left out); glomeruli: kidney tiles (PAS,
+    Masson) with boxes; slides: pyramidal TIFFs"""
     to: Positional[Annotated[Path, arg(metavar="DIR")]]
     """the folder to make"""
     train: int = 400
-    """tissue, lesions: patches to learn from"""
+    """tissue, lesions, glomeruli: images to learn from"""
     val: int = 100
-    """tissue, lesions: patches to choose epochs with"""
+    """tissue, lesions, glomeruli: images to choose epochs with"""
     test: int = 200
-    """tissue, lesions: patches to score on"""
-    size: int = 224
-    """tissue, lesions: side of a patch in px"""
+    """tissue, lesions, glomeruli: images to score on"""
+    size: int | None = None
+    """tissue, lesions, glomeruli: side of an image in px; left out: 224, and 512 of glomeruli"""
     count: int = 5
     """slides: how many; 3 of 5 are to learn from, one to choose with, one to score on"""
     width: int = 8000
@@ -36,40 +39,58 @@ class Arguments:
     """slides: in px"""
     marks: bool = False
     """slides: some are marked with a pen, some are dirty"""
-    mpp: float = 0.5
-    """spacing in um/px"""
+    rare: bool = False
+    """slides: tumour covers 1 to 3 % of the tissue on every other one, none on the rest; the table says which has it"""
+    mpp: float | None = None
+    """spacing in um/px; left out: 0.5, and 1 of glomeruli"""
     seed: int = 0
     """of everything"""
+
+
+NEXT = {"tissue": "mlps", "lesions": "ikd_mil", "glomeruli": "mhkd"}
+"""A method that learns from each kind of images."""
 
 
 def run(given: list[str]) -> int:
     """Make the data."""
     arguments = parse(Arguments, given, "synth")
-    return _slides(arguments) if arguments.kind == "slides" else _patches(arguments)
+    return _slides(arguments) if arguments.kind == "slides" else _images(arguments)
 
 
-def _patches(arguments: Arguments) -> int:
-    at_least(1, train=arguments.train, size=arguments.size)
+def _images(arguments: Arguments) -> int:
+    kidney = arguments.kind == "glomeruli"
+    size = (512 if kidney else 224) if arguments.size is None else arguments.size
+    mpp = _mpp(arguments)
+    at_least(1, train=arguments.train, size=size)
     at_least(0, val=arguments.val, test=arguments.test)
 
     from histill.data.synthetic.dataset import LESIONS, TISSUE, write_patches
+    from histill.data.synthetic.kidney_dataset import write_kidneys
 
-    labelling, method = (LESIONS, "ikd_mil") if arguments.kind == "lesions" else (TISSUE, "mlps")
+    write: Callable[..., Path] = write_kidneys
+    if not kidney:
+        write = partial(write_patches, labelling=LESIONS if arguments.kind == "lesions" else TISSUE)
     console = Console()
     with console.showing():
-        table = write_patches(
+        table = write(
             arguments.to,
-            labelling,
             train=arguments.train,
             val=arguments.val,
             test=arguments.test,
-            size=arguments.size,
-            mpp=arguments.mpp,
+            size=size,
+            mpp=mpp,
             seed=arguments.seed,
-            progress=console.counter("drawing patches"),
+            progress=console.counter("drawing images"),
         )
+    method = NEXT[arguments.kind]
     print(f"table: {table}\nnext:  histill train {method} --train {table} --run runs/{method}")
     return 0
+
+
+def _mpp(arguments: Arguments) -> float:
+    if arguments.mpp is None:
+        return 1.0 if arguments.kind == "glomeruli" else 0.5
+    return arguments.mpp
 
 
 def _slides(arguments: Arguments) -> int:
@@ -84,9 +105,10 @@ def _slides(arguments: Arguments) -> int:
             count=arguments.count,
             width=arguments.width,
             height=arguments.height,
-            mpp=arguments.mpp,
+            mpp=_mpp(arguments),
             seed=arguments.seed,
             marks=arguments.marks,
+            rare=arguments.rare,
             progress=console.counter("drawing slides"),
         )
     print(f"table: {table}\nnext:  histill slide info {arguments.to / 'slides'}")

@@ -8,7 +8,7 @@ same tissue at any spacing, however it is cut into blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from histill.core.seeds import generator
 from histill.data.synthetic.fields import Field, Places, Texture, bilinear
+from histill.data.synthetic.foci import Foci, grown, measuring_parts
 from histill.data.synthetic.scene import FAT, GLAND, LYMPHOCYTES, NECROSIS, STROMA, TUMOUR, WHITE
 
 Steps = NDArray[np.float64]
@@ -47,6 +48,12 @@ PAINTED = (FAT, GLAND, TUMOUR, NECROSIS, LYMPHOCYTES, WHITE)
 TABLE = 256
 """Domains, and cells of `strays`, take their draws from a table that wraps round."""
 
+FOCUS_EDGE = 200.0
+"""As `Habit.edge`, of small foci."""
+
+USUAL_SHARE = 0.02
+"""Slides without tumour are inflamed where foci of this share would lie."""
+
 STRAY_PITCH = 4.0
 """Micrometres between two draws that decide whether a lymphocyte lies outside a swarm."""
 
@@ -56,6 +63,7 @@ class Habit:
     """What one slide's tissue is like.
 
     Attributes:
+        edge: how wide the tumour's edge is, in micrometres: in 0.45 of it, nests become sheets.
         solid: how deep the inner tumour stands above the field that breaks it into nests, in micrometres.
         necrosis: depth in the tumour from which it dies, in micrometres.
         inflamed: how densely lymphocytes lie along the tumour, 0 to 1.
@@ -63,6 +71,7 @@ class Habit:
         septa: half the width of the strands between fat lobules, in micrometres.
     """
 
+    edge: float
     solid: float
     necrosis: float
     inflamed: float
@@ -90,7 +99,9 @@ class Window:
 class Anatomy:
     """The plan of one made-up slide, asked for windows of it."""
 
-    def __init__(self, seed: int, name: str, width: float, height: float, *, empty: bool = False) -> None:
+    def __init__(
+        self, seed: int, name: str, width: float, height: float, *, tumour: float | None = None, empty: bool = False
+    ) -> None:
         """Plan a slide; the first of a data set takes a second.
 
         Args:
@@ -98,13 +109,42 @@ class Anatomy:
             name: of the slide.
             width: of the slide in micrometres.
             height: of the slide in micrometres.
+            tumour: the share of the tissue's area that a few small foci of it cover, 0 for none, None for tumour as it
+                grows: all other tissues are laid out as if there were none, and lymphocytes gather around foci whether
+                they are tumour or not, so that the rest of a slide does not tell.
             empty: glass alone.
         """
         self.empty = empty
         rng = generator(seed, "anatomy", name)
         self._textures = {what: texture.moved(rng) for what, texture in _textures(seed).items()}
         self._strays = rng.standard_exponential((TABLE, TABLE), np.float32)
-        self._plan = _Planner(rng, width, height)
+        self._painted = tuple(tissue for tissue in PAINTED if tumour != 0 or tissue != TUMOUR)
+        foci = None if tumour is None else Foci(generator(seed, "foci", name), tumour or USUAL_SHARE)
+        self._plan = _Planner(rng, width, height, foci, healthy=tumour == 0)
+        if tumour:
+            self._fit(tumour, measuring_parts(width, height))
+
+    def _fit(self, share: float, parts: list[tuple[Steps, Steps]]) -> None:
+        """Move the tumour's outlines until it covers a share of the tissue."""
+        plan = self._plan
+        near, still = [], np.zeros(2, np.int64)
+        for part in parts:
+            if plan.at("inflamed", *part).max() > -FOCUS_EDGE:
+                near.append(part)
+            else:  # farther from all foci than they can reach
+                still += self._counts(*part)
+
+        def share_at(by: float) -> float:
+            plan.grow(by)
+            tumour, tissue = sum((self._counts(*part) for part in near), still)
+            return float(tumour / max(tissue, 1))
+
+        plan.grow(grown(share_at, share, FOCUS_EDGE / 2))
+
+    def _counts(self, y: Steps, x: Steps) -> NDArray[np.int64]:
+        """How many of the points are tumour, and how many are tissue, [2]."""
+        label = self.window(y, x).label
+        return np.array([np.count_nonzero(label == TUMOUR), np.count_nonzero(label != WHITE)])
 
     def window(self, y: Steps, x: Steps) -> Window:
         """The tissues where rows at `y` and columns at `x` micrometres cross; evenly spaced."""
@@ -115,7 +155,7 @@ class Anatomy:
             return Window(depth, np.full(shape, WHITE, np.uint8), np.zeros(shape, bool), np.zeros(shape, np.float32))
         depth = self._depths(y, x)
         label = np.full(shape, STROMA, np.uint8)
-        for tissue in PAINTED:
+        for tissue in self._painted:
             label[depth[tissue] > 0] = tissue
         rows, columns = (np.floor(axis / STRAY_PITCH).astype(np.intp) % TABLE for axis in (y, x))
         stray = self._plan.habit.strays * self._strays[np.ix_(rows, columns)]
@@ -124,8 +164,8 @@ class Anatomy:
 
     def _depths(self, y: Steps, x: Steps) -> dict[int, Field]:
         """How deep points lie in each painted tissue, if no other were there."""
-        plan, habit, size = self._plan, self._plan.habit, self._plan.size
-        piece, tumour = plan.at("piece", y, x), plan.at("tumour", y, x)
+        plan, habit = self._plan, self._plan.habit
+        piece, tumour, inflamed = (plan.at(name, y, x) for name in ("piece", "tumour", "inflamed"))
         fray, edge, nests, lumps, swarm, strands, septa, holes, cracks, regions = (
             self._textures[name].at(y, x)
             for name in "fray edge nests lumps swarm strands septa holes cracks regions".split()
@@ -135,12 +175,12 @@ class Anatomy:
         depth[FAT] = np.minimum(plan.at("fat", y, x) + 8 * fray, 110 * np.abs(septa) - habit.septa)
         depth[GLAND] = plan.at("gland", y, x) + 22 * strands
         # Buds ahead of the tumour's edge, nests behind it, sheets in its depth.
-        stages = np.array([-0.22, -0.04, 0.03, 0.2, 0.45]) * size
+        stages = np.array([-0.22, -0.04, 0.03, 0.2, 0.45]) * habit.edge
         bias = np.interp(tumour, stages, [-130, -42, -8, 10, habit.solid]).astype(np.float32)
         depth[TUMOUR] = 30 * nests + bias + 9 * lumps
-        depth[NECROSIS] = np.minimum(tumour - habit.necrosis + 0.12 * size * lumps + 14 * nests, tumour)
+        depth[NECROSIS] = np.minimum(tumour - habit.necrosis + 0.12 * habit.edge * lumps + 14 * nests, tumour)
         # Swarms along the tumour's edge, follicles anywhere; around nests rather than in them.
-        front = np.exp(-np.square((tumour + 0.03 * size) / (0.1 * size)))
+        front = np.exp(-np.square((inflamed + 0.03 * habit.edge) / (0.1 * habit.edge)))
         crowd = np.maximum(26 * (swarm - 2.3 + 2.2 * habit.inflamed * front), plan.at("follicles", y, x) + 9 * fray)
         depth[LYMPHOCYTES] = np.minimum.reduce([crowd, 10 - depth[TUMOUR], piece - 12])
         # Beyond the piece; vessels in stroma; cracks where the section tore.
@@ -172,7 +212,9 @@ def _textures(seed: int) -> dict[str, Texture]:
 class _Planner:
     """The large outlines on a grid of `PITCH` micrometres, as signed depths."""
 
-    def __init__(self, rng: np.random.Generator, width: float, height: float) -> None:
+    def __init__(
+        self, rng: np.random.Generator, width: float, height: float, foci: Foci | None = None, *, healthy: bool = False
+    ) -> None:
         self._pitch = max(PITCH, max(width, height) / 3000)
         self.size = float(np.clip(0.16 * np.sqrt(width * height), 250, 1300))  # of the large structures
         y = np.arange(0, height + self._pitch, self._pitch)
@@ -190,19 +232,39 @@ class _Planner:
             return self._signed(of & (field > level))
 
         self._maps = {"piece": piece}
-        self._maps["tumour"] = covering(tumour + 0.25 * ragged - 0.2 * (piece < 0.1 * self.size), shares[0], inside)
+        nowhere = np.full_like(piece, -1e3)
+        lesion = nowhere
+        if foci is None:
+            lesion = covering(tumour + 0.25 * ragged - 0.2 * (piece < 0.1 * self.size), shares[0], inside)
+        self._maps["tumour"] = lesion
         free = inside & (self._maps["tumour"] < -0.05 * self.size)
         self._maps["gland"] = covering(gland, shares[1] / (1 - shares[0]), free)
         free &= self._maps["gland"] < -0.03 * self.size
         self._maps["fat"] = covering(fat, shares[2] / max(1 - shares[0] - shares[1], 0.1), free)
         self._maps["follicles"] = self._follicles(rng, y, x, piece, width, height)
         self.habit = Habit(
+            edge=self.size,
             solid=float(rng.uniform(12, 60)),
             necrosis=float(rng.uniform(0.22, 0.55)) * self.size,
             inflamed=float(rng.beta(1.5, 1.5)),
             strays=float(rng.uniform(4, 16)),
             septa=float(rng.uniform(5, 14)),
         )
+        if foci is not None:
+            lesion = self._signed(foci.outlines(y, x, piece))
+            self._maps["tumour"] = nowhere if healthy else lesion
+            # Sheets rather than nests; only the largest foci die in their depth.
+            self.habit = replace(
+                self.habit,
+                edge=FOCUS_EDGE,
+                solid=float(foci.rng.uniform(35, 60)),
+                necrosis=float(foci.rng.uniform(0.6, 1.07)) * max(300.0, float(lesion.max())),
+            )
+        self._maps["inflamed"] = lesion
+
+    def grow(self, by: float) -> None:
+        """Move the tumour's outlines out by some micrometres from where its foci were drawn."""
+        self._maps["tumour"] = self._maps["inflamed"] + np.float32(by)
 
     def at(self, name: str, y: Steps, x: Steps) -> Field:
         """One of the plan's maps where rows and columns at these micrometres cross."""

@@ -22,9 +22,10 @@ from histill.core.manifest import Sample, write_manifest
 from histill.core.seeds import generator
 from histill.core.storage import new_folder
 from histill.data.synthetic.anatomy import Anatomy
-from histill.data.synthetic.dataset import TISSUES, dataset_card
+from histill.data.synthetic.dataset import LESION, NORMAL, TISSUES, dataset_card
 from histill.data.synthetic.marks import Marks
 from histill.data.synthetic.patches import draw_slide
+from histill.data.synthetic.rare import RARE, tumour_share
 from histill.data.synthetic.scene import CLASSES
 from histill.data.synthetic.section import Section
 from histill.data.synthetic.stain import SlideLook, draw_look
@@ -46,6 +47,9 @@ FINEST, COARSEST = 0.2, 2.0
 DEAL = ("train", "test", "val", "train", "train")
 """The split that each slide of a data set goes to, over and over."""
 
+MOST_IN_FOCI = 0.1
+"""Share of a slide's tissue that small foci of tumour may hold."""
+
 LEAST_OF_SLIDE = 0.01
 """Share of a slide's tissue from which on a tissue is named in the table."""
 
@@ -55,7 +59,7 @@ class SlidePlan:
     """What a made-up slide is.
 
     Attributes:
-        name: it, the seed, and the size in micrometres say all about the tissue.
+        name: it, the seed, the size in micrometres, and `tumour` say all about the tissue.
         width: in px.
         height: in px.
         mpp: um/px.
@@ -64,6 +68,7 @@ class SlidePlan:
         pen: whether somebody marked the glass.
         dust: whether the glass is dirty.
         empty: whether there is no tissue at all.
+        tumour: the share of the tissue's area in small foci, 0 for none; None for tumour as it grows. See `Anatomy`.
     """
 
     name: str
@@ -75,6 +80,7 @@ class SlidePlan:
     pen: bool = False
     dust: bool = False
     empty: bool = False
+    tumour: float | None = None
 
 
 def open_section(plan: SlidePlan, bank: SlideBank | None = None) -> Section:
@@ -101,11 +107,18 @@ def open_section(plan: SlidePlan, bank: SlideBank | None = None) -> Section:
             subject="mpp",
             mend="Choose 0.25 for the usual 40x, 0.5 for 20x",
         )
+    if plan.tumour is not None and not 0 <= plan.tumour <= MOST_IN_FOCI:
+        raise HistillError(
+            f"small foci hold 0 to {MOST_IN_FOCI} of the tissue, not {plan.tumour}",
+            code=Exit.USAGE,
+            subject="tumour",
+            mend="Choose 0.02, or leave it out for tumour as it grows",
+        )
     width, height = plan.width * plan.mpp, plan.height * plan.mpp
     look = plan.look or draw_look(plan.seed, plan.name)
     return Section(
         {} if plan.empty else (bank or _bank(plan.seed)).stained(look, plan.mpp),
-        Anatomy(plan.seed, plan.name, width, height, empty=plan.empty),
+        Anatomy(plan.seed, plan.name, width, height, tumour=plan.tumour, empty=plan.empty),
         look,
         draw_slide(plan.seed, plan.name).variants,
         Marks(plan.seed, plan.name, width, height, pen=plan.pen, dust=plan.dust),
@@ -127,6 +140,7 @@ def write_slide(
     pen: bool = False,
     dust: bool = False,
     empty: bool = False,
+    tumour: float | None = None,
     truth: Path | None = None,
     bank: SlideBank | None = None,
     workers: int = WORKERS,
@@ -145,6 +159,7 @@ def write_slide(
         pen: whether somebody marked the glass.
         dust: whether the glass is dirty.
         empty: whether there is no tissue at all.
+        tumour: see `SlidePlan`.
         truth: where the label map goes, usually ending in .ome.tif: indices into `scene.CLASSES`.
         bank: tissue to make it of; None draws that of the seed.
         workers: threads that draw; the bytes are the same whatever their number.
@@ -156,7 +171,7 @@ def write_slide(
     Raises:
         HistillError: usage (2) if a number is out of range; storage (7) if the files cannot be written.
     """
-    plan = SlidePlan(name, width, height, mpp, seed, look, pen, dust, empty)
+    plan = SlidePlan(name, width, height, mpp, seed, look, pen, dust, empty, tumour)
     section = open_section(plan, bank)
     quality = (look or draw_look(seed, name)).quality
     counts = np.zeros(len(CLASSES), np.int64)
@@ -185,13 +200,15 @@ def write_slides(
     mpp: float = 0.5,
     seed: int = 0,
     marks: bool = False,
+    rare: bool = False,
     bank: SlideBank | None = None,
     workers: int = WORKERS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Make a folder of slides with their truth, each a patient of its own; returns its `slides.csv`.
 
-    The table's labels are the tissues that make up at least `LEAST_OF_SLIDE` of a slide's tissue.
+    The table's labels are the tissues that make up at least `LEAST_OF_SLIDE` of a slide's tissue; or, where tumour is
+    rare, tumour or normal.
 
     Args:
         folder: made whole, or not at all.
@@ -201,12 +218,14 @@ def write_slides(
         mpp: um/px.
         seed: of everything.
         marks: some slides are marked with a pen, some are dirty.
+        rare: tumour is rare: see `rare.tumour_share`.
         bank: tissue to make them of; None draws that of the seed.
         workers: threads that draw.
         progress: called with (rows done, rows in all), over all slides.
     """
     bank = bank or _bank(seed)
     samples: list[Sample] = []
+    dealt = [DEAL[number % len(DEAL)] for number in range(count)]
 
     def shown(rows: int, _: int) -> None:
         if progress is not None:
@@ -218,6 +237,8 @@ def write_slides(
             path, truth = making / f"slides/{name}.tif", making / f"truth/{name}.ome.tif"
             rng = generator(seed, "marks", number)
             pen, dust = (bool(marks and rng.random() < often) for often in (0.3, 0.6))
+            split = dealt[number]
+            tumour = tumour_share(seed, name, split, dealt[:number].count(split)) if rare else None
             counts = write_slide(
                 path,
                 width=width,
@@ -227,20 +248,24 @@ def write_slides(
                 name=name,
                 pen=pen,
                 dust=dust,
+                tumour=tumour,
                 truth=truth,
                 bank=bank,
                 workers=workers,
                 progress=shown,
             )
-            tissue = {label: int(counts[CLASSES.index(label)]) for label in TISSUES}
-            least = max(1.0, LEAST_OF_SLIDE * sum(tissue.values()))
-            labels = tuple(label for label, pixels in tissue.items() if pixels >= least)
-            split = DEAL[number % len(DEAL)]
+            labels = _main_tissues(counts) if tumour is None else (LESION if tumour else NORMAL,)
             samples.append(Sample(name, path, None, labels, name, split, truth, None, mpp))
-        write_manifest(
-            making / "slides.csv", samples, dataset_card("histill synth slides: made-up slides with known truth")
-        )
+        card = RARE if rare else dataset_card("histill synth slides: made-up slides with known truth")
+        write_manifest(making / "slides.csv", samples, card)
     return folder / "slides.csv"
+
+
+def _main_tissues(counts: NDArray[np.int64]) -> tuple[str, ...]:
+    """The tissues that a slide with so many pixels of each class is labelled with."""
+    tissue = {label: int(counts[CLASSES.index(label)]) for label in TISSUES}
+    least = max(1.0, LEAST_OF_SLIDE * sum(tissue.values()))
+    return tuple(label for label, pixels in tissue.items() if pixels >= least)
 
 
 def _bands(section: Section, plan: SlidePlan, workers: int) -> Iterator[tuple[Image, Labels]]:
