@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import active_children
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from histill.core.card import DatasetCard
+from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
@@ -142,6 +144,17 @@ def test_readers_leave_signals_to_who_trains(table: Manifest) -> None:
         os.kill(child.pid, signal.SIGINT)
     assert len(list(batches)) == 6
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_told_in_our_words_whoever_reads(table: Manifest, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    samples = (table.samples[0], replace(table.samples[1], path=tmp_path / "bad.png"), *table.samples[2:])
+    batches = Tiles(replace(table, samples=samples), 1, workers=workers).epoch(0, 0)
+    assert next(batches).ids == ("s0",)
+    with pytest.raises(HistillError, match=r"bad\.png: not an image") as caught:
+        next(batches)
+    assert caught.value.code == Exit.INPUT
 
 
 def test_a_samples_augmentation_does_not_depend_on_its_place_in_the_order(table: Manifest) -> None:

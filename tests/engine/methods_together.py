@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 
-from tiny import MACHINE, tiny_card, tiny_config, tiny_table
+from tiny import MACHINE, table_for, tiny_config
 from together import launch
 
 from histill.core.manifest import Manifest
@@ -28,7 +28,7 @@ def main(place: Path, names: list[str]) -> None:
     """Train each, by one and by two."""
     codes = {}
     for name in names:
-        table = tiny_table(place / name / "table", tiny_card(find(name)))
+        table = table_for(find(name), place / name / "table")
         codes[name] = [launch(size, partial(work, name, place / name / str(size), table)) for size in (1, 2)]
     print(json.dumps(codes))
 

@@ -1,5 +1,8 @@
 """Rates and groups of the optimisers."""
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -35,6 +38,48 @@ def test_half_a_cosine_in_numbers() -> None:
     optimizer = build_optimizer(net, net["trunk"], schedule)
     set_rate(optimizer, schedule, 2, 4)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.005])
+
+
+@given(
+    st.integers(1, 60),
+    st.floats(0, 0.9),
+    st.floats(0, 0.1),
+    st.sampled_from(["cosine", "polynomial"]),
+    st.floats(0.1, 3),
+)
+def test_the_rate_falls_to_its_floor_and_rises_from_0(
+    steps: int, warmup: float, floor: float, decay: str, factor: float
+) -> None:
+    values = {"epochs": 1, "learning_rate": 0.1, "warmup": warmup, "floor": floor, "decay": decay}
+    schedule = Schedule.model_validate({**values, "head_factor": factor})
+    net = network()
+    optimizer = build_optimizer(net, net["trunk"], schedule)
+    rates = []
+    for step in range(steps):
+        set_rate(optimizer, schedule, step, steps)
+        trunk, head = (group["lr"] for group in optimizer.param_groups)
+        assert head == pytest.approx(factor * trunk)
+        rise = min(1, (step + 1) / (warmup * steps)) if warmup * steps > 0 else 1
+        done = step / steps
+        fall = (1 + math.cos(math.pi * done)) / 2 if decay == "cosine" else (1 - done) ** 0.9
+        assert trunk == pytest.approx(rise * (floor + (0.1 - floor) * fall), rel=1e-6, abs=1e-12)
+        rates.append(trunk)
+    after = rates[int(warmup * steps) :]
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(after))
+    assert min(after) >= floor * (1 - 1e-12)
+
+
+def test_wsisums_schedule_in_numbers() -> None:
+    # 100 of 300 epochs of warm-up, 1.5e-4, half a cosine to 1e-5, over all epochs.
+    values = {"epochs": 300, "learning_rate": 1.5e-4, "floor": 1e-5, "decay": "cosine", "warmup": 1 / 3}
+    schedule = Schedule.model_validate({**values, "head_factor": 1.0})
+    net = network()
+    optimizer = build_optimizer(net, net["trunk"], schedule)
+    found = []
+    for step in (0, 150, 299):
+        set_rate(optimizer, schedule, step, 300)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([1.5e-6, 8e-5, 1e-5], rel=1e-3)
 
 
 def network() -> nn.ModuleDict:

@@ -40,6 +40,7 @@ from histill.engine.select import selection
 from histill.engine.stage import Losses, Stage
 from histill.engine.team import Team, TeamError, join
 from histill.engine.whole_batch import WholeBatch
+from histill.losses.reconstruction import teacher_loss
 from histill.losses.segmentation import cross_entropy
 
 IMAGES, SIDE, BATCH = 22, 32, 5
@@ -146,7 +147,7 @@ def work(folder: Path, table: Manifest, watch: Watch, settings: dict[str, Any]) 
 
 
 def known(rank: int) -> None:
-    """Cross-entropy over the known pixels of parts of a batch, weighed by their images, against that of the whole."""
+    """Losses over what is known of parts of a batch, weighed by their samples, against those of the whole."""
     team = join("cpu")
     torch.manual_seed(0)
     logits, labels = torch.randn(7, 3, 4, 4), torch.randint(0, 3, (7, 4, 4))
@@ -162,6 +163,11 @@ def known(rank: int) -> None:
         expected.backward()
         torch.testing.assert_close(team.sum(loss.detach().clone()), expected.detach())
         torch.testing.assert_close(part.grad, whole.grad[own.start : own.stop])
+    said, true, there = torch.randn(7, 5), torch.randn(7, 5), torch.arange(7) % 3 == 0
+    mine = slice(team.share.of(7).start, team.share.of(7).stop)
+    with WholeBatch(team.share, 7):
+        loss = teacher_loss({"a": said[mine]}, {"a": true[mine]}, {"a": there[mine]}) * len(team.share.of(7)) / 7
+    torch.testing.assert_close(team.sum(loss), teacher_loss({"a": said}, {"a": true}, {"a": there}))
 
 
 def norm(rank: int) -> None:

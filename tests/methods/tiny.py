@@ -5,21 +5,33 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tiny_boxes import OBJECTS, tiny_boxes
 
+from histill.core.bags import Bag
 from histill.core.card import DatasetCard
 from histill.core.config import Strict, resolve
 from histill.core.manifest import Manifest, Sample, read_manifest, write_manifest
+from histill.engine.bag_method import BagMethod
+from histill.engine.box_method import BoxMethod
 from histill.engine.method import Method
 from histill.engine.optim import Schedule
 from histill.engine.run import Machine
+from histill.formats.trident import write_bag
 from histill.nets.classifier import ClassifierSettings
+from histill.nets.detector import DetectorSettings
+from histill.nets.masked_autoencoder import MaskedAutoencoderSettings
 from histill.nets.mil import MultiScaleMilSettings
+from histill.nets.mil_heads import MilHeadSettings
 from histill.nets.segmenters import SegmenterSettings
 from histill.nets.side_outputs import SideOutputSettings
+from histill.selection.search import SearchSettings
 
 TISSUES = DatasetCard(classes=("stroma", "gland", "fat"), exclude_white=True, synthetic=True)
 LESIONS = DatasetCard(classes=("tumour", "rest"), background="rest", synthetic=True)
+SLIDES = DatasetCard(classes=("plain", "rare"), synthetic=True)
 SIZE = 40
+WIDTH = 8
+"""Numbers of a tile's features."""
 MACHINE = Machine(accelerator="cpu", precision="float32", threads=1)
 
 PARTS: dict[Any, dict[str, Any]] = {
@@ -34,6 +46,18 @@ PARTS: dict[Any, dict[str, Any]] = {
         "separable": True,
     },
     MultiScaleMilSettings: {"encoder": "squeezenet1_0", "weights": "none", "output_stride": 8, "hidden": 4},
+    DetectorSettings: {"encoder": "test_resnet", "weights": "none", "channels": 64, "depth": 1, "levels": [2, 5]},
+    MilHeadSettings: {"hidden": 8, "attention": 4, "attention_heads": 2, "landmarks": 4},
+    MaskedAutoencoderSettings: {
+        "width": 12,
+        "depth": 2,
+        "heads": 3,
+        "decoder_width": 8,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+        "drop_path": 0.5,
+    },
+    SearchSettings: {"trials": 4, "swaps": 8, "at_once": 4},
 }
 """Settings of the parts that methods are made of; a method of new parts adds them here."""
 
@@ -41,6 +65,9 @@ OWN: dict[str, dict[str, Any]] = {
     "mlps": {"attention_warmup": 1, "patch_size": 48},
     "ikd_mil": {"rounds": 2},
     "glmkd": {"patch_size": 48, "smallest": 0.01},
+    # As many tiles as the smallest bag has: of unequal ones, processes that train together draw other dropouts.
+    "mil": {"most": 12, "balance": True},
+    "wsisum": {"clusters": 4, "tiles": 16},
 }
 """Settings of single methods, so that two epochs see all there is."""
 
@@ -63,8 +90,19 @@ def tiny_config(kind: type[Method]) -> Strict:
 
 
 def tiny_card(kind: type[Method]) -> DatasetCard:
-    """Of a data set that a method can learn: tissues, or lesions."""
+    """Of a data set that a method can learn: tissues, lesions, or slides."""
+    if issubclass(kind, BagMethod):
+        return SLIDES
+    if issubclass(kind, BoxMethod):
+        return OBJECTS
     return LESIONS if kind.card.needs == "lesion labels" else TISSUES
+
+
+def table_for(kind: type[Method], folder: Path) -> Manifest:
+    """The tiny table that a method can learn."""
+    if issubclass(kind, BoxMethod):
+        return tiny_boxes(folder)
+    return tiny_bags(folder) if issubclass(kind, BagMethod) else tiny_table(folder, tiny_card(kind))
 
 
 def tiny_table(folder: Path, card: DatasetCard = TISSUES) -> Manifest:
@@ -94,4 +132,26 @@ def tiny_table(folder: Path, card: DatasetCard = TISSUES) -> Manifest:
             )
         )
     write_manifest(folder / "data.csv", samples, card)
+    return read_manifest(folder / "data.csv")
+
+
+def tiny_bag(slide: str, n: int, rare: int = 0, seed: int = 0) -> Bag:
+    """Tiles on a grid six wide, of which the first few are of a rare kind."""
+    random = np.random.default_rng([seed, n])
+    features = random.normal(0, 1, (n, WIDTH)).astype(np.float32)
+    features[:rare, 0] += 6
+    number = np.arange(n)
+    coords = np.stack([1000 + number % 6 * 256, 500 + number // 6 * 256], axis=1)
+    return Bag(slide=slide, features=features, coords=coords, tile_side=256, tile_px=256, mpp=0.5, encoder="made up")
+
+
+def tiny_bags(folder: Path) -> Manifest:
+    """Six bags to learn from and two to choose by, of 12 to 30 tiles; in every other one are tiles of a rare kind."""
+    samples = []
+    for i in range(8):
+        path = folder / f"{i}.h5"
+        write_bag(path, tiny_bag(path.stem, 12 + (i * 5) % 19, rare=4 * (i % 2), seed=i))
+        split = "train" if i < 6 else "val"
+        samples.append(Sample(f"slide {i}", path, labels=(SLIDES.classes[i % 2],), patient=f"p{i}", split=split))
+    write_manifest(folder / "data.csv", samples, SLIDES)
     return read_manifest(folder / "data.csv")

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 
 from saboteur import KILLED, Saboteur
-from tiny import MACHINE, tiny_card, tiny_config, tiny_table
+from tiny import MACHINE, table_for, tiny_config
 
 from histill.core.errors import HistillError
 from histill.core.manifest import Manifest
@@ -118,7 +118,7 @@ def main(place: Path, step: int, methods: list[str]) -> None:
     results: dict[str, dict[str, dict[str, list[object]]]] = {}
     for method in methods:
         folder = place / method
-        table = tiny_table(folder / "table", tiny_card(find(method)))
+        table = table_for(find(method), folder / "table")
         codes: list[object] = [attempt(method, table, folder / "clean", None)]
         clean = tree(folder / "clean")
         results[method] = {"clean": {"codes": codes, "torn": list(torn(folder / "clean")), "differs": []}}

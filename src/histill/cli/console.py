@@ -75,8 +75,8 @@ class Console:
             self._bar(f"{event['stage']}, epoch {event['epoch'] + 1} of {event['epochs']}", event["done"], event["of"])
         elif name == "made":
             self._bar(str(event["what"]), event["done"], event["of"])
-        elif name == "sample" and event["kind"] == "images":
-            self._bar("images", event["done"], event["of"])
+        elif name == "sample" and event["kind"] != "slides":
+            self._bar(event["kind"], event["done"], event["of"])
         elif name == "sample":
             self._slide = f"slide {event['done']} of {event['of']}"
         elif name == "tiles":
@@ -117,7 +117,7 @@ _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "stage loaded": lambda e: f"stage {e['stage']}: done before",
     "making": lambda e: f"making {e['what']}",
     "made again": lambda e: f"{e['what']} is made again: {e['why']}",
-    "selecting": lambda e: f"epochs are chosen by {e['by']} of {e['images']} validation images",
+    "selecting": lambda e: f"epochs are chosen by {e['by']} of {e['samples']} validation samples",
     "epoch": _epoch,
     "note": lambda e: f"note: {e['text']}",
     "quarantined": lambda e: f"put aside: {e['why']}",

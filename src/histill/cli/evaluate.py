@@ -1,8 +1,8 @@
-"""Score predictions of images or slides against true masks, with intervals, and against another method's."""
+"""Score predictions of images, slides or bags against what is true, with intervals, and against another method's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +16,7 @@ from histill.core.record import EMPTY
 from histill.core.storage import write_bytes
 
 if TYPE_CHECKING:
+    from histill.core.report import Report
     from histill.data.predicted import Predictions
     from histill.engine.scoring import Scored
     from histill.metrics.summary import ImageScore
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Arguments:
     """Score predictions: IoU, Dice, mIoU, FwIoU, accuracy and HD95, with 95 % intervals over patients.
 
-    Writes report.json, report.md and report.html, one page with the best, median and worst images.
+    Of bags: AUC, balanced accuracy, macro F1 and accuracy. Writes report.json, report.md and report.html, one page,
+    with the best, median and worst images.
     """
 
     predictions: Positional[Annotated[Path, arg(metavar="PREDICTIONS")]]
@@ -57,7 +59,6 @@ def run(given: list[str]) -> int:
     from histill.engine.scoring import rows_of
     from histill.metrics.summary import compare, summarise
     from histill.report.html import Section, to_html
-    from histill.report.markdown import to_markdown
 
     table = read_manifest(arguments.table)
     folders = [open_predictions(folder) for folder in (arguments.predictions, arguments.against) if folder]
@@ -87,6 +88,15 @@ def run(given: list[str]) -> int:
     seen = [f"{learnt} of the {len(rows.samples)} {kind} scored are training {kind}"] if learnt else []
     blank = [sample.id for sample in rows.samples if _is_empty(folders[0], sample)]
     seen += [f"no tissue was found on {', '.join(blank)}: all that is true there counts as missed"] if blank else []
+    settings = {
+        "method": folders[0].method,
+        **folders[0].about,
+        "model": folders[0].model,
+        "table": table.digest,
+        "split": split,
+    }
+    if kind == "bags":
+        return _bags(arguments, folders, names, rows, (*seen, *folders[0].warnings, *table.warnings), settings)
     console = Console()
     with console.showing():
         scored = [
@@ -99,14 +109,7 @@ def run(given: list[str]) -> int:
             title=f"{names[0]} on {arguments.table.stem}",
             quarantined=scored[0].quarantined,
             warnings=tuple(dict.fromkeys([*seen, *folders[0].warnings, *table.warnings])),
-            settings={
-                "method": folders[0].method,
-                **folders[0].about,
-                "model": folders[0].model,
-                "table": table.digest,
-                "split": split,
-                **({"um/px": _spacings(scored[0].scores)} if kind == "slides" else {}),
-            },
+            settings={**settings, **({"um/px": _spacings(scored[0].scores)} if kind == "slides" else {})},
         )
         sections: list[Section] = []
         if len(folders) == 2:
@@ -127,13 +130,51 @@ def run(given: list[str]) -> int:
         sections += pictures(rows, dict(zip(names, folders, strict=True)), scored[0].scores, arguments.images)
     page = to_html(report, sections=sections, classes=table.classes)
     report = replace(report, tables=(*report.tables, *(each for section in sections for each in section.tables)))
-    write_bytes(arguments.to / "report.json", report.to_json().encode())
-    write_bytes(arguments.to / "report.md", to_markdown(report).encode())
-    write_bytes(arguments.to / "report.html", page.encode())
+    _write(arguments.to, report, page)
     pooled, each = report.numbers["pooled/mIoU"], report.numbers["per_image/mIoU"]
     print(f"{len(rows.samples)} {kind} ({split}): mIoU over the set {pooled}, per image {each}")
     print(f"report: {arguments.to / 'report.html'}")
     return int(Exit.QUARANTINED if scored[0].quarantined else Exit.DONE)
+
+
+def _bags(
+    arguments: Arguments,
+    folders: Sequence[Predictions],
+    names: Sequence[str],
+    rows: Manifest,
+    warnings: Sequence[str],
+    settings: Mapping[str, object],
+) -> int:
+    from histill.engine.bag_scoring import score_bags
+    from histill.metrics.slide_labels import report_slides
+    from histill.report.html import to_html
+
+    found = [score_bags(folder, rows) for folder in folders]
+    both = set(found[0].ids) & set(found[-1].ids)
+    mine, *others = (each.of(both) for each in found)
+    report = report_slides(
+        mine.truth,
+        mine.probabilities,
+        mine.patients,
+        rows.classes,
+        title=f"{names[0]} on {arguments.table.stem}",
+        against=(names[0], names[1], others[0].probabilities) if others else None,
+        quarantined=len(rows.samples) - len(both),
+        warnings=tuple(dict.fromkeys(warnings)),
+        settings=settings,
+    )
+    _write(arguments.to, report, to_html(report, classes=rows.classes))
+    print(f"{len(both)} bags ({settings['split']}): AUC {report.numbers['slides/AUC']}")
+    print(f"report: {arguments.to / 'report.html'}")
+    return int(Exit.QUARANTINED if len(both) < len(rows.samples) else Exit.DONE)
+
+
+def _write(folder: Path, report: Report, page: str) -> None:
+    from histill.report.markdown import to_markdown
+
+    write_bytes(folder / "report.json", report.to_json().encode())
+    write_bytes(folder / "report.md", to_markdown(report).encode())
+    write_bytes(folder / "report.html", page.encode())
 
 
 def _scored(folder: Predictions, rows: Manifest, at: float | None, progress: Callable[[int, int], None]) -> Scored:

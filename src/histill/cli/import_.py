@@ -69,6 +69,24 @@ class OutlineArguments:
 
 
 @dataclass
+class CohortArguments:
+    """Flags of a cohort: slides as bags of features."""
+
+    bags: Path | None = None
+    """the folder of the feature files, <slide>.h5"""
+    label: str = ""
+    """the column of labels, where it goes by none of the known names"""
+    patients: Path | None = None
+    """STAMP's slide table, which says whose each slide is"""
+    splits: Path | None = None
+    """CLAM's splits_0.csv; it counts more than a column"""
+    official: bool = False
+    """a patient may stand in two splits, as a published split has it; every report says so"""
+    skip_missing: bool = False
+    """leave slides without a feature file out, and count them"""
+
+
+@dataclass
 class Arguments:
     """Make a table (CSV, with a YAML card beside it) that train, predict and evaluate read.
 
@@ -92,6 +110,7 @@ class Arguments:
     lesions: bool = False
     """glas: glands against the rest, for methods that learn from lesion labels; crops with few glands are left out"""
     more: Annotated[OmitArgPrefixes[OutlineArguments], arg(name="outlines")] = field(default_factory=OutlineArguments)
+    cohort: Annotated[OmitArgPrefixes[CohortArguments], arg(name="cohort")] = field(default_factory=CohortArguments)
 
 
 COMMON = ("classes", "background", "mask_values", "mpp", "lesions")
@@ -126,7 +145,7 @@ def run(given: list[str]) -> int:
     console = Console()
     with console.showing():
         imported = read(arguments.origin, **_options(arguments, read, console))
-        if arguments.source != "outlines" and not imported.slides:
+        if arguments.source != "outlines" and not imported.looked_into:
             # The lines are those of the table to come; it is written only if every file is sound. Slides and outlines
             # have been looked at, and what was cut of them has just been written.
             rows = tuple(replace(sample, line=line) for line, sample in enumerate(imported.samples, 2))
@@ -147,12 +166,15 @@ def _check_flags(arguments: Arguments, read: Callable[..., Any]) -> None:
     source, more = arguments.source, arguments.more
     common = [name for name in COMMON if getattr(arguments, name)] + (["mpp"] if arguments.mpp == 0 else [])
     special = [each.name for each in fields(more) if getattr(more, each.name) != each.default]
+    of_bags = [each.name for each in fields(arguments.cohort) if getattr(arguments.cohort, each.name) != each.default]
     wrong, what = [name for name in common if name not in signature(read).parameters], "known of this data set"
     if source == "outlines":
         wrong += [name for name in special if name not in (*MEANT["slides"], *MEANT[more.cut])]
         what = f"nothing to do with outlines cut into {more.cut}"
     elif not wrong:
         wrong, what = [name for name in special if name not in signature(read).parameters], "for slides with outlines"
+    if not wrong and source != "cohort":
+        wrong, what = of_bags, "for a cohort of bags"
     if wrong:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         raise HistillError(what, code=Exit.USAGE, subject=f"{source} {flags}", mend="Leave these flags out")
@@ -169,6 +191,7 @@ def _options(arguments: Arguments, read: Callable[..., Any], console: Console) -
         "mpp": arguments.mpp,
         "mask_values": _pairs(arguments.mask_values, "--mask-values", "255=gland"),
         "lesions": arguments.lesions,
+        **{each.name: getattr(arguments.cohort, each.name) for each in fields(arguments.cohort)},
         "to": arguments.to,
         "counters": console.counter,
     }

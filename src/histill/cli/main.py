@@ -21,6 +21,7 @@ VERBS = {
     "predict": "predict",
     "evaluate": "evaluate",
     "embed": "embed",
+    "summarize": "summarize",
     "slide": "slide",
     "methods": "methods",
     "doctor": "doctor",

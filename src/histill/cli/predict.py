@@ -1,4 +1,4 @@
-"""Segment new images or whole slides with a trained run; begun again, it does what is missing."""
+"""Segment images or slides, or classify bags, with a trained run; begun again, it does what is missing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from histill.core.manifest import Manifest, read_manifest, table_error
 
 if TYPE_CHECKING:
     from histill.engine.apply import Applied
+    from histill.engine.bag_method import SlideClassifier
     from histill.engine.run import Machine
     from histill.engine.tile_method import TileMethod
     from histill.engine.training import Trained
@@ -26,21 +27,24 @@ SLIDES_ONLY = (
     *("normalise", "no_outlines", "most_unreadable"),
 )
 """Flags that say nothing of images."""
+PIXELS_ONLY = ("kind", "probabilities", *SLIDES_ONLY)
+"""Flags that say nothing of bags."""
 
 
 @dataclass
 class Arguments:
-    """Segment images or slides into a folder, with a record for each and predictions.csv.
+    """Segment images or slides, or classify bags, into a folder, with a record for each and predictions.csv.
 
     Of images: masks/<id>.png in the classes' colours. Of slides: masks/<id>.ome.tif and geojson/<id>.geojson, which
-    open in QuPath, pictures/<id>.jpg, and the area of each class in mm2. What cannot be read is put aside, and the rest
-    goes on.
+    open in QuPath, pictures/<id>.jpg, and the area of each class in mm2. Of bags: the classes' probabilities, and each
+    tile's attention as attention/<id>.csv, geojson/<id>.geojson, and pictures/<id>.jpg. What cannot be read is put
+    aside, and the rest goes on.
     """
 
     model: Positional[Annotated[Path, arg(metavar="RUN")]]
     """the run's folder"""
     inputs: Positional[Annotated[Path, arg(metavar="CSV-OR-FILES")]]
-    """a table (.csv), a file, or a folder of images or slides"""
+    """a table (.csv), a file, or a folder: of images or slides; of feature files, where the run is mil's"""
     to: Path
     """the folder to write"""
     kind: Annotated[Literal["auto", "images", "slides"], arg(name="as")] = "auto"
@@ -70,6 +74,8 @@ class Arguments:
     """slides: write no GeoJSON"""
     most_unreadable: str = "1%"
     """slides: put a slide aside if more than this share of its tiles cannot be read; fewer are left out and counted"""
+    slides: Path | None = None
+    """bags: the folder of their slides, for pictures of attention"""
     max_quarantined: str = "5%"
     """unreadable files are put aside; if more than this share are, the run stops"""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -88,14 +94,23 @@ def run(given: list[str]) -> int:
     spacing(at=arguments.at, mpp=arguments.mpp)
     share(arguments.max_quarantined)
 
-    from histill.engine.run import Machine
     from histill.engine.training import load
     from histill.methods import find
 
     trained = load(arguments.model, find)
     console = Console()
+    if trained.method.card.task == "classify":
+        return _bags(arguments, trained, console)
+    _refuse(arguments, ("slides",), "it is for pictures of bags, and here are none", "give a run of mil")
+    if trained.method.card.task == "summarize":
+        raise HistillError(
+            f"a run of {trained.method.card.name} chooses tiles",
+            code=Exit.USAGE,
+            subject=str(arguments.model),
+            mend=f"Ask it so: histill summarize BAGS --run {arguments.model} --budget 64 --to DIR",
+        )
     table, slides = _inputs(arguments, trained, console)
-    machine = Machine(accelerator=arguments.accelerator, precision=arguments.precision, threads=arguments.threads)
+    machine = _machine(arguments)
     with console.showing():
         applied = (_slides if slides else _images)(arguments, trained, table, machine, console)
     print(f"masks: {arguments.to / 'masks'}")
@@ -110,6 +125,39 @@ def run(given: list[str]) -> int:
         print(f"{len(applied.quarantined)} of {applied.total} {kind} were put aside: see predictions.csv")
         return int(Exit.QUARANTINED)
     return int(Exit.DONE)
+
+
+def _bags(arguments: Arguments, trained: Trained[SlideClassifier], console: Console) -> int:
+    from histill.cli.summarize import bag_table
+    from histill.engine.bag_predictions import predict_bags
+    from histill.engine.slide_files import SlideFiles
+
+    _refuse(arguments, PIXELS_ONLY, "these say something of pixels, and here are bags", "give a run that segments")
+    table = bag_table(arguments.inputs)
+    table = _of_split(table, arguments)
+    with console.showing():
+        applied = predict_bags(
+            trained,
+            table,
+            arguments.to,
+            machine=_machine(arguments),
+            slides=SlideFiles(arguments.slides),
+            most_quarantined=share(arguments.max_quarantined),
+            listener=console.listen,
+        )
+    print(f"table: {arguments.to / 'predictions.csv'}\nlook:  {arguments.to / 'pictures'}")
+    if any(sample.labels for sample in table.samples):
+        print(f"next:  histill evaluate {arguments.to} {arguments.inputs} --to report")
+    if applied.quarantined:
+        print(f"{len(applied.quarantined)} of {applied.total} bags were put aside: see predictions.csv")
+        return int(Exit.QUARANTINED)
+    return int(Exit.DONE)
+
+
+def _machine(arguments: Arguments) -> Machine:
+    from histill.engine.run import Machine
+
+    return Machine(accelerator=arguments.accelerator, precision=arguments.precision, threads=arguments.threads)
 
 
 def _images(
@@ -170,17 +218,20 @@ def _inputs(arguments: Arguments, trained: Trained[TileMethod], console: Console
     return table, slides
 
 
-def _rows(arguments: Arguments) -> tuple[Manifest, bool]:
-    table = read_manifest(arguments.inputs)
-    if arguments.split != "all":
-        table = table.of_split(arguments.split)
-    if not table.samples:
+def _of_split(table: Manifest, arguments: Arguments) -> Manifest:
+    chosen = table if arguments.split == "all" else table.of_split(arguments.split)
+    if not chosen.samples:
         raise HistillError(
             f"no row is of split {arguments.split}",
             code=Exit.USAGE,
             subject=str(arguments.inputs),
             mend="Choose another --split",
         )
+    return chosen
+
+
+def _rows(arguments: Arguments) -> tuple[Manifest, bool]:
+    table = _of_split(read_manifest(arguments.inputs), arguments)
     # Rows with a crop are patches, whatever file they are cut from.
     crops = [sample for sample in table.samples if sample.crop is not None]
     scanned = any(_scanned(sample.path) for sample in table.samples if sample.crop is None)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel
 from tyro.conf import Positional, arg
 
 from histill import methods
 from histill.cli.console import Console, at_least, is_help, parse_known
+from histill.core.card import DatasetCard
 from histill.core.config import parse_value, read_yaml, resolve
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import read_manifest
+from histill.core.manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from histill.engine.method import Method
 
 
 @dataclass
@@ -26,7 +30,8 @@ class Arguments:
     method: Positional[Annotated[str, arg(metavar="METHOD")]]
     """which; see histill methods"""
     train: Path
-    """the table: rows of split train are learnt from (all, if none has a split), rows of split val choose epochs"""
+    """the table: rows of split train are learnt from (all, if none has a split), rows of split val choose epochs; where
+    no labels are needed, a folder of feature files will do"""
     run: Path
     """the run's folder: new, or one to go on with"""
     val: Path | None = None
@@ -56,6 +61,7 @@ def run(given: list[str]) -> int:
     recipe = {} if arguments.recipe is None else read_yaml(arguments.recipe)
     config = resolve(kind.Config, (str(arguments.recipe), recipe), ("flags", flags))
 
+    from histill.data.bag_batches import require_sound_bags
     from histill.data.images import require_sound_files
     from histill.engine.run import Machine, meet
     from histill.engine.team import TeamError
@@ -67,12 +73,13 @@ def run(given: list[str]) -> int:
 
     try:
         with console.showing(), team.together():
-            table = read_manifest(arguments.train)
-            val = read_manifest(arguments.val) if arguments.val else None
+            table = _table(arguments.train, kind)
+            val = _table(arguments.val, kind) if arguments.val else None
+            require = require_sound_bags if kind.samples == "bags" else require_sound_files
             for each in (table, val):
                 if each is not None and team.is_first:
                     seen = each.choose(lambda sample: sample.split != "test")
-                    require_sound_files(seen, console.counter("opening images"))
+                    require(seen, console.counter(f"opening {kind.samples}"))
             for warning in table.warnings:
                 console.line(f"warning: {warning}")
             model = train(
@@ -93,8 +100,22 @@ def run(given: list[str]) -> int:
         # The first says it for all.
         raise SystemExit(int(error.code)) from None
     if team.is_first:
-        print(f"model: {model}\nnext:  histill predict {arguments.run} {arguments.train} --split test --to predictions")
+        print(f"model: {model}\nnext:  {_next(kind, arguments)}")
     return 0
+
+
+def _table(path: Path, kind: type[Method]) -> Manifest:
+    if kind.card.needs == "bags" and path.suffix.lower() != ".csv":
+        from histill.data.sources.loose import loose_bags
+
+        return loose_bags(path, DatasetCard(classes=("slide",)))
+    return read_manifest(path)
+
+
+def _next(kind: type[Method], arguments: Arguments) -> str:
+    if kind.card.task == "summarize":
+        return f"histill summarize {arguments.train} --run {arguments.run} --budget 64 --to summaries"
+    return f"histill predict {arguments.run} {arguments.train} --split test --to predictions"
 
 
 def settings_of(flags: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Random changes to an image and its masks or boxes, from one generator per sample: flips, quarter turns, blur, stain."""
+"""Random changes to an image and its masks or boxes, from one generator a sample: flips, turns, blur, stain."""
 
 from __future__ import annotations
 

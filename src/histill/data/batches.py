@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from histill.core.errors import HistillError
 from histill.core.seeds import derive, generator
 
 
@@ -87,6 +89,9 @@ class Batches(Generic[B]):
             begin: the first batch to be read; those before it are not.
             step: 1 for every batch from there on, n for every n-th.
             share: of each batch, the part to be read; None for all of it.
+
+        Raises:
+            HistillError: whatever the dataset raises, in whatever process.
         """
         order = np.arange(self.count)
         if self.shuffle:
@@ -98,16 +103,36 @@ class Batches(Generic[B]):
         if share is not None:
             batches = [[batch[i] for i in share.of(len(batch))] for batch in batches]
         loader = DataLoader(
-            self._dataset,
+            _Told(self._dataset),
             batch_sampler=batches,
-            collate_fn=self._collate,
+            collate_fn=partial(_collated, self._collate),
             # It would draw from torch's shared stream, which is dropout's.
             generator=torch.Generator(),
             num_workers=self.workers,
             worker_init_fn=_leave_signals_to_its_parent,
             pin_memory=torch.cuda.is_available(),
         )
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, HistillError):
+                raise batch
+            yield batch
+
+
+class _Told(Dataset[Any]):
+    """A dataset whose errors come as items: those that a reading process raises, torch tells in words of its own."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        try:
+            return self._dataset[item]
+        except HistillError as error:
+            return error
+
+
+def _collated(collate: Callable[[Sequence[Any]], B], items: Sequence[Any]) -> B | HistillError:
+    return next((item for item in items if isinstance(item, HistillError)), None) or collate(items)
 
 
 def _leave_signals_to_its_parent(worker: int) -> None:

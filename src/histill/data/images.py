@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from histill.core.geometry import Region
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample, table_error
 from histill.core.masks import LabelMap
+from histill.data.recent import Recent
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """What is read; Pillow's other decoders are not tried."""
@@ -98,30 +99,15 @@ class ImageCache:
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
-        self._images: OrderedDict[Path, RgbImage] = OrderedDict()
-        self._bytes = 0
+        self._images = Recent(read_image, attrgetter("nbytes"), limit)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A worker process starts with an empty cache instead of a copy of its parent's.
         return type(self), (self.limit,)
 
     def read(self, sample: Sample) -> RgbImage:
         """The pixels of a sample, uint8 [h, w, 3], the caller's own to change. Raises as `read_image`."""
-        whole = self._whole(sample.path)
+        whole = self._images.get(sample.path)
         return whole.copy() if sample.crop is None else _cropped(whole, sample.crop, sample.path)
-
-    def _whole(self, path: Path) -> RgbImage:
-        if path in self._images:
-            self._images.move_to_end(path)
-            return self._images[path]
-        image = read_image(path)
-        if image.nbytes <= self.limit:
-            self._images[path] = image
-            self._bytes += image.nbytes
-            while self._bytes > self.limit:
-                _, oldest = self._images.popitem(last=False)
-                self._bytes -= oldest.nbytes
-        return image
 
 
 class MaskCache:

@@ -134,6 +134,24 @@ class _Dataset(Dataset[Pair]):
         return Pair(sample.id, image, low, boxes)
 
 
+def seen_coarser(
+    image: NDArray[np.uint8], ratio: int, scanner: Scanner, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """An image as the cheap scanner sees it, with white at the right and below where the ratio does not divide it.
+
+    Args:
+        image: uint8 [h, w, 3].
+        ratio: how many times as coarse.
+        scanner: what else it does.
+        random: where its noise comes from.
+
+    Returns:
+        uint8 [ceil(h / ratio), ceil(w / ratio), 3].
+    """
+    whole = _padded(image, *(-(-side // ratio) * ratio for side in image.shape[:2]))
+    return degrade(whole, ratio, scanner, random)
+
+
 def boxes_of(sample: Sample, classes: Classes) -> Boxes:
     """The true boxes of a sample, in the pixels of its crop if it is one, of which at least half must be seen there.
 

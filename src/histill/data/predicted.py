@@ -14,7 +14,7 @@ from histill.core.record import OK, Record, faults, fingerprint, read_record
 from histill.core.storage import file_hash, safe_name, write_json
 from histill.slides.identity import fingerprint_slide
 
-Kind = Literal["images", "slides"]
+Kind = Literal["images", "slides", "bags"]
 
 PREDICTIONS = "predictions"
 INDEX = f"{PREDICTIONS}.json"
@@ -72,14 +72,23 @@ class Predictions:
         """The file of the predicted label map; None for a sample that was quarantined, or is empty.
 
         Raises:
-            HistillError: input (4) if the sample was not predicted by this model, its image is no longer the one that
-                was predicted, or its mask is not what was written.
+            HistillError: as `current_record`.
+        """
+        record = self.current_record(sample)
+        return None if record is None else self.folder / next(n for n in record.outputs if n.startswith("masks/"))
+
+    def current_record(self, sample: Sample) -> Record | None:
+        """The record of a sample, if it still holds; None for one that was quarantined, or is empty.
+
+        Raises:
+            HistillError: input (4) if the sample was not predicted by this model, its file is no longer the one that
+                was predicted, or what was written is not what stands there.
         """
         record = self.record_of(sample)
         if record is None:
             wrong = ["was not predicted by this model"]
         elif record.source != source_of(sample, self.kind):
-            wrong = ["the image is another than the one that was predicted"]
+            wrong = ["the file is another than the one that was predicted"]
         elif record.status != OK:
             return None
         else:
@@ -91,8 +100,7 @@ class Predictions:
                 subject=f"{self.folder}: {sample.id}",
                 mend="Run 'histill predict' again: it does what is missing",
             )
-        assert record is not None
-        return self.folder / next(name for name in record.outputs if name.startswith("masks/"))
+        return record
 
 
 def open_predictions(folder: Path) -> Predictions:

@@ -26,6 +26,9 @@ from histill.engine.training import Trained
 
 Listener = Callable[[dict[str, Any]], None]
 
+PUT_ASIDE = (Exit.INPUT, Exit.UNSAFE, Exit.USAGE, Exit.NUMBERS)
+"""Errors that are one sample's; any other ends the run."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -179,7 +182,7 @@ def apply(
             try:
                 made = work.make(sample, folder, journal)
             except HistillError as error:
-                if error.code not in (Exit.INPUT, Exit.UNSAFE, Exit.USAGE):
+                if error.code not in PUT_ASIDE:
                     raise
                 quarantined[sample.id] = str(error)
                 journal.say("quarantined", id=sample.id, why=str(error))

@@ -13,7 +13,7 @@ from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.engine.run import Run
 
-Task = Literal["segment", "classify", "summarize"]
+Task = Literal["segment", "classify", "summarize", "detect"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Card:
         title: what it stands for.
         task: what it gives.
         needs: what it learns from, lesion labels being image labels of one class and a background; a method that does
-            not need masks is never shown one.
+            not need masks is never shown one, nor boxes.
         paper: how to cite it.
         ours: what is not the paper's, and why.
     """
@@ -33,7 +33,7 @@ class Card:
     name: str
     title: str
     task: Task
-    needs: Literal["image labels", "lesion labels", "masks", "slide labels", "bags"]
+    needs: Literal["image labels", "lesion labels", "masks", "boxes", "slide labels", "bags"]
     paper: str
     ours: tuple[str, ...] = ()
 
@@ -41,7 +41,7 @@ class Card:
 class Method(nn.Module, ABC):
     """A paper: its settings, its networks, how they learn, how they predict.
 
-    What a method predicts from says which kind it is: see `TileMethod` and `BagMethod`.
+    What a method predicts from, and what, says which kind it is: see `TileMethod`, `BoxMethod` and `BagMethod`.
 
     Args:
         config: its settings, of its own `Config`.

@@ -34,6 +34,8 @@ class Schedule(Strict):
     """on every weight"""
     decay: Literal["polynomial", "cosine"] = "polynomial"
     """how the learning rate falls to 0: as (1 - step / steps) ** power, or as half a cosine"""
+    floor: NonNegativeFloat = 0.0
+    """the learning rate that it falls to"""
     power: NonNegativeFloat = 0.9
     """of the polynomial; 0 for a constant rate"""
     warmup: Share = 0.0
@@ -66,7 +68,10 @@ def build_optimizer(learns: nn.Module, trunk: nn.Module, schedule: Schedule) -> 
 def set_rate(optimizer: Optimizer, schedule: Schedule, step: int, steps: int) -> None:
     """Set the learning rates of a step (0-based) of a stage of `steps` steps."""
     power = None if schedule.decay == "cosine" else schedule.power
-    rate = schedule.learning_rate * rate_factor(step, steps, schedule.warmup, power)
+    factor = rate_factor(step, steps, schedule.warmup, power)
+    # What falls does so towards the floor, and what rises does so from 0.
+    rise = min(1.0, (step + 1) / (schedule.warmup * steps)) if schedule.warmup else 1.0
+    rate = schedule.learning_rate * factor + schedule.floor * (rise - factor)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 

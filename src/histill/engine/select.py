@@ -10,6 +10,7 @@ import torch
 
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest
+from histill.data.batches import B, Batches
 from histill.data.tiles import TileBatch, Tiles, TrueMasks
 from histill.engine.run import Run
 from histill.engine.tile_method import TileMethod
@@ -32,7 +33,7 @@ def selection(method: TileMethod, val: Manifest | None, select: Select, run: Run
         val.require("labels")
     chosen = with_masks if by_masks else val
     tiles = Tiles(chosen, 8, masks=TrueMasks(chosen.card) if by_masks else None)
-    run.journal.say("selecting", by="masks" if by_masks else "labels", images=len(chosen.samples))
+    run.journal.say("selecting", by="masks" if by_masks else "labels", samples=len(chosen.samples))
     return (lambda: _by_masks(method, tiles, run)) if by_masks else (lambda: _by_labels(method, tiles, run))
 
 
@@ -70,20 +71,29 @@ def _by_masks(method: TileMethod, tiles: Tiles, run: Run) -> float:
 
 @torch.no_grad()
 def _by_labels(method: TileMethod, tiles: Tiles, run: Run) -> float:
-    losses: list[float] = []
     background = method.classes.background
     named = [i for i, name in enumerate(method.classes.names) if name != background]
-    for batch in tiles.epoch(0, 0, begin=run.team.rank, step=run.team.size):
+
+    def loss(batch: TileBatch) -> float:
         probabilities = _probabilities(method, batch, run)[:, named]
-        device = probabilities.device
-        loss = pooled_mask_loss(probabilities, batch.labels[:, named].to(device), valid=batch.valid.to(device))
-        losses.append(float(loss) * len(batch.ids))
+        labels, valid = (each.to(probabilities.device) for each in (batch.labels[:, named], batch.valid))
+        return float(pooled_mask_loss(probabilities, labels, valid=valid))
+
+    return -mean_over(tiles, loss, run)
+
+
+@torch.no_grad()
+def mean_over(batches: Batches[B], value: Callable[[B], float], run: Run) -> float:
+    """The mean over samples of what `value` says of batches, which it is given where they came from."""
+    values: list[float] = []
+    for batch in batches.epoch(0, 0, begin=run.team.rank, step=run.team.size):
+        values.append(value(batch) * len(batch.ids))
     # In the order of the batches, so that their sum is that of one process.
-    parts = run.team.gather(losses)
+    parts = run.team.gather(values)
     total = 0.0
-    for number in range(len(tiles)):
+    for number in range(len(batches)):
         total += parts[number % run.team.size][number // run.team.size]
-    return -total / len(tiles.manifest.samples)
+    return total / batches.count
 
 
 def _probabilities(method: TileMethod, batch: TileBatch, run: Run) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -191,8 +191,10 @@ def _split(
     chosen: Manifest | None = choose
     if not choose.samples:
         learn, chosen = learn.split_off(VALIDATION_SHARE, seed) if cut else (learn, None)
-    if kind.card.needs != "masks":
-        # The fence: a weakly supervised method cannot learn from a mask that it is never given.
+    # The fence: a weakly supervised method cannot learn from a mask that it is never given.
+    if kind.card.needs == "boxes":
+        learn = replace(learn, samples=tuple(replace(sample, mask=None) for sample in learn.samples))
+    elif kind.card.needs != "masks":
         learn = learn.without_truth()
     return learn, chosen
 
@@ -226,7 +228,7 @@ def _check_batches(config: Strict, images: int, team: Team, prefix: str = "") ->
 
 def _content(samples: list[Sample]) -> str:
     # A table names its files; an image that is exchanged while a run rests must not be mixed with the old one.
-    files = sorted({file for sample in samples for file in (sample.path, sample.mask) if file is not None})
+    files = sorted({file for sample in samples for file in (sample.path, sample.mask, sample.boxes) if file})
     return fingerprint([file_hash(file) for file in files])
 
 

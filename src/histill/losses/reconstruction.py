@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from histill.core.labels import IGNORE
+from histill.losses.segmentation import count_known
+
 
 def masked_mse(predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
     """``mean_b mean_i mean_d (p_i - t_i)^2`` over the tiles i that count: every bag counts alike, however many it has.
@@ -71,4 +74,5 @@ def _squares(predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
 
 
 def _mean_known(values: Tensor, known: Tensor) -> Tensor:
-    return values.masked_fill(~known, 0).sum() / known.sum().clamp(min=1)
+    # Several processes that hold a part of a batch each count what is known of all of it.
+    return values.masked_fill(~known, 0).sum() / count_known(torch.where(known, 0, IGNORE))

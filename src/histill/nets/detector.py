@@ -242,6 +242,11 @@ class Detector(nn.Module):
     def start(self) -> None:
         """Load the trunk's start weights and freeze what the settings say."""
         self.encoder.start_from(self.settings.weights)
+        self.hold()
+
+    def hold(self) -> None:
+        """Freeze what the settings say, also where the trunk's start weights were loaded, and learnt on, elsewhere."""
+        self.encoder.pretrained = self.settings.weights != "none"
         self.encoder.freeze(through=self.settings.frozen_through, norms=self.settings.frozen_norms)
 
 

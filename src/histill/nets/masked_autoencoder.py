@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from histill.core.config import Share, Strict
 from histill.core.errors import Exit, HistillError
@@ -93,8 +94,8 @@ class Block(nn.Module):
         """A branch of samples at random, the others' so much greater that the mean stays. Huang et al., ECCV 2016."""
         if not self.training or self.drop_path == 0:
             return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
-        return branch * kept / (1 - self.drop_path)
+        # Where several processes train, `engine.whole_batch` makes the draws of a dropout those of the whole batch.
+        return branch * F.dropout(branch.new_ones(len(branch), 1, 1), self.drop_path)
 
 
 class MaskedAutoencoder(nn.Module):

@@ -9,6 +9,7 @@ All first project the features, ``ReLU(W x + b)``, and differ in how they pool. 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import isqrt
 from typing import Literal
@@ -53,7 +54,7 @@ class MilHeadSettings(Strict):
     """transmil: self-attention is exact up to so many tokens, and beyond approximated by so many"""
 
 
-class MilHead(nn.Module):
+class MilHead(nn.Module, ABC):
     """A projection, and what the kinds of heads make of it.
 
     Args:
@@ -78,9 +79,9 @@ class MilHead(nn.Module):
         features = features.masked_fill(~present[..., None], 0)
         return self.pool(self.project(features), present, coords)
 
+    @abstractmethod
     def pool(self, instances: Tensor, present: Tensor, coords: Tensor | None) -> BagOutput:
         """As `forward`, of projected features [b, n, hidden]."""
-        raise NotImplementedError
 
 
 class PlainPooling(MilHead):

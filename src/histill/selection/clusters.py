@@ -50,6 +50,11 @@ class Clusters:
         """Tiles in each cluster, [k]."""
         return np.bincount(self.labels, minlength=len(self.centres)).astype(np.int64)
 
+    def take(self, rows: Indices) -> Clusters:
+        """The clusters of some of the tiles, in the order of `rows`; those that are left without a tile go."""
+        left, labels = np.unique(self.labels[rows], return_inverse=True)
+        return Clusters(labels.astype(np.int64), self.centres[left])
+
 
 def cluster(features: Features, seed: int, k: int = CLUSTERS) -> Clusters:
     """Group tiles by k-means.

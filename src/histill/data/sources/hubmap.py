@@ -89,7 +89,7 @@ def _read_slides(folder: Path, found: BoxedImages, counters: Counters) -> Import
     notes = speck_note(specks)
     if runs_alone:
         notes.append(f"{runs_alone} slides have no polygons: glomeruli that touch are one box there")
-    return replace(found.close(source=SOURCE, licence=LICENCE, notes=notes), slides=True)
+    return replace(found.close(source=SOURCE, licence=LICENCE, notes=notes), looked_into=True)
 
 
 def _slide(path: Path, table: Path, line: int, patient: str, found: BoxedImages) -> BoxedImage | None:

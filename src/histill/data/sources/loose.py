@@ -10,6 +10,8 @@ from histill.core.card import DatasetCard
 from histill.core.errors import Exit, HistillError
 from histill.core.manifest import Manifest, Sample
 from histill.core.record import fingerprint
+from histill.data.bags import SUFFIXES as BAG_SUFFIXES
+from histill.data.bags import find_bags
 from histill.slides.open import SUFFIXES as SLIDE_SUFFIXES
 from histill.slides.open import slide_paths
 
@@ -44,12 +46,20 @@ def loose_slides(path: Path, card: DatasetCard) -> Manifest:
     return _listed(path, files, names, card, SLIDE_SUFFIXES)
 
 
+def loose_bags(path: Path, card: DatasetCard) -> Manifest:
+    """A feature file, or all feature files below a folder, by their slides' ids. Raises as `find_bags`."""
+    if path.is_file():
+        return _listed(path, [path], [path.stem], card, BAG_SUFFIXES)
+    bags = find_bags(path)
+    return _listed(path, list(bags.values()), list(bags), card, BAG_SUFFIXES)
+
+
 def _listed(
     path: Path, files: Sequence[Path], names: Sequence[str], card: DatasetCard, known: Sequence[str]
 ) -> Manifest:
     if not files:
         raise HistillError(
-            "there is no image here", code=Exit.INPUT, subject=str(path), mend=f"Known: {', '.join(known)}"
+            "there is no such file here", code=Exit.INPUT, subject=str(path), mend=f"Known: {', '.join(known)}"
         )
     samples = tuple(
         Sample(id=name, path=file, patient=name) for name, file in zip(_told_apart(names), files, strict=True)

@@ -29,13 +29,13 @@ class Imported:
         samples: the rows.
         card: what their labels and masks mean, where they come from.
         notes: what the user should know of this reading, one sentence each.
-        slides: the rows are slides, and each has been opened.
+        looked_into: the rows' files are no images, and each has been opened.
     """
 
     samples: tuple[Sample, ...]
     card: DatasetCard
     notes: tuple[str, ...] = ()
-    slides: bool = False
+    looked_into: bool = False
 
 
 @dataclass(frozen=True)
