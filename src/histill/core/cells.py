@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -39,7 +41,7 @@ def read_cells(data: bytes) -> tuple[list[str], list[tuple[int, list[str]]], lis
 
 
 def write_cells(header: Iterable[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A table as CSV; a cell that a spreadsheet would run gets an apostrophe in front."""
+    """A table as CSV; a cell that a spreadsheet would run gets an apostrophe in front. A number is no such cell."""
     buffer = io.StringIO(newline="")
     plain = csv.writer(buffer, lineterminator="\n")
     quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
@@ -52,6 +54,8 @@ def write_cells(header: Iterable[str], rows: Iterable[Sequence[object]]) -> byte
 
 
 def _defused(cell: str) -> str:
+    if NUMBER.fullmatch(cell):
+        return cell
     return f"'{cell}" if cell.lstrip("'").startswith(RUN_BY_SPREADSHEETS) else cell
 
 
