@@ -27,7 +27,7 @@ def test_any_text_survives_and_no_spreadsheet_runs_it(rows: list[tuple[str, str]
 
 
 def is_number(cell: str) -> bool:
-    return all(each.isdecimal() and each.isascii() or each in "-.eE+" for each in cell) and cell[-1].isdecimal()
+    return all((each.isdecimal() and each.isascii()) or each in "-.eE+" for each in cell) and cell[-1].isdecimal()
 
 
 def test_numbers_stay_numbers_and_what_only_looks_like_them_is_defused() -> None:
