@@ -11,6 +11,7 @@ it tells the rest of a slide from a summary. What is done is not done again.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -177,16 +178,21 @@ def downstream(
     reference: dict[str, NDArray[np.float64]] = {}
     for name in (FULL, *choices):
         for head in ("gated ABMIL", "linear probe"):
-            said = []
+            said, costs = [], []
             for seed in SEEDS:
                 folder = bags if name == FULL else summaries(slides, name, choices[name][seed], share, seed)
-                said.append((_mil if head == "gated ABMIL" else _probe)(slides, f"{name} {share:g}", folder, seed))
+                told, seconds = (_mil if head == "gated ABMIL" else _probe)(slides, f"{name} {share:g}", folder, seed)
+                said.append(told)
+                costs.append(
+                    (1e3 * seconds / len(truth), sum(path.stat().st_size for path in folder.glob("*.h5")) / 1e6)
+                )
             # Seeds are pooled: their probabilities' mean is what is scored.
             found = measures(truth, np.mean(said, axis=0), resampling)
             reference.setdefault(head, found["AUC"])
             cells = [number(found[each], len(truth)) for each in ("AUC", "balanced accuracy", "macro F1")]
             difference = paired(found["AUC"], reference[head], len(truth), names=(name, FULL))
-            yield (name, head, *cells, None if name == FULL else difference.number)
+            cost = [f"{value:.1f}" for value in np.median(costs, axis=0)]
+            yield (name, head, *cells, None if name == FULL else difference.number, *cost)
 
 
 def summaries(slides: Slides, name: str, choose: Choose, share: float, seed: int) -> Path:
@@ -200,16 +206,17 @@ def summaries(slides: Slides, name: str, choose: Choose, share: float, seed: int
     return folder
 
 
-def _mil(slides: Slides, name: str, bags: Path, seed: int) -> NDArray[np.float64]:
+def _mil(slides: Slides, name: str, bags: Path, seed: int) -> tuple[NDArray[np.float64], float]:
     from histill.data.bags import read_bag
 
     table = slides.table("mil", ("train", "val"), bags)
     method = trained(slides, f"mil {name}", table, "mil-cpu", seed, {"head": {"head": "gated_abmil"}})
+    began = time.process_time()
     said = [method.predict(read_bag(bags / f"{each.sample.id}.h5")).probabilities for each in slides.of["test"]]
-    return np.array(said, np.float64)
+    return np.array(said, np.float64), time.process_time() - began
 
 
-def _probe(slides: Slides, name: str, bags: Path, seed: int) -> NDArray[np.float64]:
+def _probe(slides: Slides, name: str, bags: Path, seed: int) -> tuple[NDArray[np.float64], float]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -224,8 +231,9 @@ def _probe(slides: Slides, name: str, bags: Path, seed: int) -> NDArray[np.float
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(
         means(("train", "val")), truth
     )
+    began = time.process_time()
     said: NDArray[np.float64] = model.predict_proba(means(("test",)))
-    return said
+    return said, time.process_time() - began
 
 
 def curve(slides: Slides, choices: dict[str, dict[int, Choose]], judge: Any) -> tuple[Table, bytes]:
@@ -278,9 +286,11 @@ def main() -> None:
     by_budget, picture = curve(slides, choices, judge)
     write_bytes(given.out / "budgets.png", picture)
     learnt = tuple(downstream(slides, {name: choices[name] for name in (OURS, *ASKED)}, bags, SHARE))
-    columns = ("tiles", "model", "AUC", "balanced accuracy", "macro F1", "AUC less that of all tiles")
+    measured = ("AUC", "balanced accuracy", "macro F1", "AUC less that of all tiles", "ms a slide", "MB in all")
+    columns = ("tiles", "model", *measured)
     note = (
-        "Learnt from train and val, told of test; probabilities' mean over seeds. Brackets: 95 % interval over slides."
+        "Learnt from train and val, told of test; probabilities' mean over seeds. Brackets: 95 % interval over slides. "
+        "ms: of the processor, to read and predict; MB: feature files of all slides."
     )
     tables = (*fidelity_table(slides, scores), by_budget, Table("Downstream", columns, learnt, note))
     warnings = (
