@@ -94,7 +94,9 @@ def test_components_are_of_slides_of_which_all_teachers_speak() -> None:
     del raw["titan"]["s3"], raw["chief"]["s5"]
     targets = fit_targets(raw, "components", 768)
     assert targets.sizes == {JOINED: 6}
-    assert sorted(targets.of(raw)[JOINED]) == ["s0", "s1", "s2", "s4", "s6", "s7", "s8"]
+    joined = targets.of(raw)[JOINED]
+    assert sorted(joined) == ["s0", "s1", "s2", "s4", "s6", "s7", "s8"]
+    np.testing.assert_allclose(np.mean(list(joined.values()), axis=0), 0, atol=1e-5)
     apart = fit_targets(raw, "heads", 768).of(raw)
     assert {name: len(by_slide) for name, by_slide in apart.items()} == {"chief": 8, "prism": 9, "titan": 8}
 
@@ -118,8 +120,8 @@ def test_without_a_teacher_there_is_no_target() -> None:
 
 def test_fewer_than_two_slides_are_an_error() -> None:
     raw = said(1)
-    for target in ("heads", "components"):
-        with pytest.raises(HistillError, match="1 training slide has what teacher chief says, and two are") as caught:
+    for target, who in (("heads", "teacher chief"), ("components", "every teacher")):
+        with pytest.raises(HistillError, match=f"1 training slide has what {who} says, and two are") as caught:
             fit_targets(raw, target, 768)  # type: ignore[arg-type]
         assert caught.value.code == Exit.INPUT
     # Each teacher speaks of enough slides, but all together of one.

@@ -74,6 +74,12 @@ def fit_targets(raw: Vectors, target: Literal["heads", "components"], components
     Raises:
         HistillError: input (4) if there are fewer than two slides to fit components to, or to standardise a teacher by.
     """
+    digest = fingerprint({name: {s: v.tolist() for s, v in sorted(said.items())} for name, said in raw.items()})
+    if target == "components" and raw:
+        # Only what joined targets are made of: so their mean is 0.
+        of_all = sorted(_of_all(raw))
+        _require_two(len(of_all), "every teacher")
+        raw = {name: {slide: said[slide] for slide in of_all} for name, said in raw.items()}
     moments = {}
     for name, said in raw.items():
         stacked = np.stack(list(said.values())).astype(np.float64)  # [slides, k]
@@ -81,13 +87,11 @@ def fit_targets(raw: Vectors, target: Literal["heads", "components"], components
         deviation = stacked.std(0)
         deviation[deviation <= 1e-6 * np.abs(stacked).max(0)] = 1
         moments[name] = np.stack([stacked.mean(0), deviation])
-    digest = fingerprint({name: {s: v.tolist() for s, v in sorted(said.items())} for name, said in raw.items()})
     apart = Targets(moments, None, digest)
     if target == "heads" or not raw:
         return apart
     told = apart.of(raw)
     slides = sorted(_of_all(told))
-    _require_two(len(slides), "every teacher")
     whole = np.stack([np.concatenate([told[name][slide] for name in told]) for slide in slides]).astype(np.float64)
     # What several threads add up differs in the last bits.
     with threadpool_limits(limits=1):
