@@ -26,9 +26,6 @@ from histill.engine.training import Trained
 
 Listener = Callable[[dict[str, Any]], None]
 
-PUT_ASIDE = (Exit.INPUT, Exit.UNSAFE, Exit.USAGE, Exit.NUMBERS)
-"""Errors that are one sample's; any other ends the run."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -78,6 +75,8 @@ class Work(ABC):
     kind: ClassVar[Kind]
     column: ClassVar[str] = "mask"
     """of the table, that names the first of the files that `make` may write"""
+    put_aside: ClassVar[tuple[Exit, ...]] = (Exit.INPUT, Exit.UNSAFE, Exit.USAGE)
+    """errors that are one sample's; any other ends the run"""
 
     @property
     def name(self) -> str:
@@ -182,7 +181,7 @@ def apply(
             try:
                 made = work.make(sample, folder, journal)
             except HistillError as error:
-                if error.code not in PUT_ASIDE:
+                if error.code not in work.put_aside:
                     raise
                 quarantined[sample.id] = str(error)
                 journal.say("quarantined", id=sample.id, why=str(error))

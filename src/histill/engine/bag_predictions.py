@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from histill.core.bags import Bag
 from histill.core.cells import write_cells
+from histill.core.errors import Exit
 from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample
 from histill.core.storage import write_bytes
@@ -42,6 +43,8 @@ class BagWork(Work):
     """
 
     kind: ClassVar[Literal["bags"]] = "bags"
+    put_aside: ClassVar[tuple[Exit, ...]] = (*Work.put_aside, Exit.NUMBERS)
+    """what is not finite stands in a bag's file"""
     column = "attention"
 
     def __init__(self, trained: Trained[SlideClassifier], fabric: Fabric, slides: SlideFiles) -> None:

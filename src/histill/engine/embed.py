@@ -22,7 +22,7 @@ from histill.core.storage import remove, safe_name, write_bytes
 from histill.data.regions import Regions
 from histill.engine.apply import Applied, Listener, Made, Model, apply
 from histill.engine.run import Machine, build_fabric
-from histill.engine.stitching import Unreadable
+from histill.engine.stitching import Unreadable, full_batches
 from histill.engine.tiled import TiledWork, TileSettings
 from histill.formats.trident import magnification_of, write_bag, write_patches
 from histill.nets.embedders import Embedder
@@ -151,28 +151,13 @@ class EmbedWork(TiledWork):
 @torch.inference_mode()
 def embed_tiles(
     tiles: Iterable[tuple[int, RgbImage]], embedder: Embedder, fabric: Fabric, side: int, batch_size: int
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    """Numbers of a few tiles and their features float32 [n, d], in the order of the tiles.
-
-    Batches have one size: the last is filled up with white, so that no bit depends on how many tiles a slide has.
-    """
-    waiting: list[tuple[int, RgbImage]] = []
-    white = np.full((side, side, 3), 255, np.uint8)
-
-    def run() -> tuple[list[int], NDArray[np.float32]]:
-        images = [image for _, image in waiting] + [white] * (batch_size - len(waiting))
+) -> Iterator[tuple[tuple[int, ...], NDArray[np.float32]]]:
+    """Numbers of a few tiles and their features float32 [n, d], in the order of the tiles; see `full_batches`."""
+    for numbers, images in full_batches(tiles, side, batch_size):
         pixels = torch.from_numpy(np.stack(images)).to(fabric.device)  # [b, side, side, 3], bytes: a quarter to send
         with fabric.autocast():
-            features = embedder(pixels.permute(0, 3, 1, 2).float() / 255)[: len(waiting)]  # [n, d]
-        return [number for number, _ in waiting], features.float().cpu().numpy()
-
-    for number, image in tiles:
-        waiting.append((number, image))
-        if len(waiting) == batch_size:
-            yield run()
-            waiting = []
-    if waiting:
-        yield run()
+            features = embedder(pixels.permute(0, 3, 1, 2).float() / 255)[: len(numbers)]  # [n, d]
+        yield numbers, features.float().cpu().numpy()
 
 
 def embed_slides(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -151,25 +152,27 @@ def _strips(grid: Grid, longest: int) -> Iterator[list[int]]:
 def segment_tiles(
     tiles: Iterable[tuple[int, RgbImage]], method: TileMethod, fabric: Fabric, side: int, batch_size: int
 ) -> Iterator[TileMaps]:
-    """The network's maps of tiles, in batches of one size: the last is filled up with white, so that no bit differs."""
-    waiting: list[tuple[int, RgbImage]] = []
-    white = np.full((side, side, 3), 255, np.uint8)
-
-    def run() -> TileMaps:
-        images = [image for _, image in waiting] + [white] * (batch_size - len(waiting))
-        nothing, unlabelled = np.zeros((0, side, side), np.uint8), np.zeros(len(method.classes), np.float32)
+    """The network's maps of tiles, in the order of the tiles; see `full_batches`."""
+    nothing, unlabelled = np.zeros((0, side, side), np.uint8), np.zeros(len(method.classes), np.float32)
+    for numbers, images in full_batches(tiles, side, batch_size):
         batch = collate([Tile("", image, nothing, unlabelled) for image in images]).to(fabric.device)
         with fabric.autocast():
-            maps = method.predict_tiles(batch)[: len(waiting), :, :side, :side].float().cpu().numpy()
-        return TileMaps(tuple(number for number, _ in waiting), maps)
+            maps = method.predict_tiles(batch)[: len(numbers), :, :side, :side].float().cpu().numpy()
+        yield TileMaps(numbers, maps)
 
-    for number, image in tiles:
-        waiting.append((number, image))
-        if len(waiting) == batch_size:
-            yield run()
-            waiting = []
-    if waiting:
-        yield run()
+
+def full_batches(
+    tiles: Iterable[tuple[int, RgbImage]], side: int, batch_size: int
+) -> Iterator[tuple[tuple[int, ...], list[RgbImage]]]:
+    """Numbers of a few tiles and a batch that begins with them, all batches of one size.
+
+    The last is filled up with white, so that no bit of a result depends on how many tiles a slide has.
+    """
+    white = np.full((side, side, 3), 255, np.uint8)
+    left = iter(tiles)
+    while waiting := list(islice(left, batch_size)):
+        filling = [white] * (batch_size - len(waiting))
+        yield tuple(number for number, _ in waiting), [*(image for _, image in waiting), *filling]
 
 
 def decided_bands(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from histill.core.bags import Bag
 from histill.core.cells import write_cells
+from histill.core.errors import Exit
 from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample, write_manifest
 from histill.core.predictions import SummaryPrediction
@@ -74,6 +75,8 @@ class SummaryWork(Work):
     """
 
     kind: ClassVar[Literal["bags"]] = "bags"
+    put_aside: ClassVar[tuple[Exit, ...]] = (*Work.put_aside, Exit.NUMBERS)
+    """what is not finite stands in a bag's file"""
     column = "features"
 
     def __init__(self, choose: Choose, about: Any, budget: Budget, seed: int, encoder: str, slides: SlideFiles) -> None:
