@@ -15,9 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+import histill as package
 from histill.core.manifest import read_manifest
 from histill.core.record import fingerprint
-from histill.core.storage import file_hash, remove, write_json
+from histill.core.storage import file_hash, remove, write_bytes, write_json
 from histill.data.predicted import open_predictions
 from histill.engine.scoring import score_predictions
 from histill.metrics.summary import ImageScore
@@ -241,8 +244,27 @@ def histill(given: list[str | Path]) -> None:
 
 
 def scores_of(job: Job, table: Path, out: Path) -> list[ImageScore] | None:
-    """The scores of a finished run on the test images, else None."""
+    """The scores of a finished run on the test images, else None; kept beside the run, as they take longer to make."""
     if not is_done(job, table, out):
         return None
-    predictions = open_predictions(out / "runs" / job.name / "predictions")
-    return score_predictions(predictions, read_manifest(table).of_split("test")).scores
+    folder = out / "runs" / job.name
+    path = folder / "scores.json"
+    # Scores follow from the run and from how histill scores.
+    of = fingerprint([identity(job, table), file_hash(folder / "predictions" / "predictions.csv"), _scoring()])
+    if noted(path) != of:
+        predictions = open_predictions(folder / "predictions")
+        found = score_predictions(predictions, read_manifest(table).of_split("test")).scores
+        write_bytes(path, json.dumps({"of": of, "scores": [_row(score) for score in found]}).encode())
+    return [
+        ImageScore(name, patient, np.array(confusion, np.int64), np.array(hd95, np.float64), mpp)
+        for name, patient, confusion, hd95, mpp in json.loads(path.read_bytes())["scores"]
+    ]
+
+
+def _row(score: ImageScore) -> list[Any]:
+    return [score.id, score.patient, score.confusion.tolist(), score.hd95.tolist(), score.mpp]
+
+
+def _scoring() -> list[str]:
+    source = Path(package.__file__).parent
+    return [file_hash(source / name) for name in ("metrics/segmentation.py", "metrics/summary.py", "engine/scoring.py")]
