@@ -254,6 +254,8 @@ def curve(slides: Slides, choices: dict[str, dict[int, Choose]], judge: Any) -> 
             rows.append((name, shown[measure], *(f"{value:.4f}" for value in means)))
     for axis, title in zip(axes, shown.values(), strict=True):
         axis.set(xlabel="tiles kept, %", title=title, xscale="log")
+        axis.set_xticks([100 * share for share in SHARES], [f"{100 * share:.3g}" for share in SHARES], minor=False)
+        axis.set_xticks([], minor=True)
     axes[0].legend()
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=110)

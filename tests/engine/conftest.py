@@ -1,5 +1,6 @@
-"""A small stage whose every number can be worked out by hand, and a small table of images."""
+"""A small stage whose every number can be worked out by hand, and a table of images; makes `finder` importable."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from histill.data.batches import Share
 from histill.data.tiles import TileBatch
 from histill.engine.optim import Schedule
 from histill.engine.stage import Stage
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 NO_TABLE = Manifest((), DatasetCard(classes=("a", "b")), Path("t.csv"), "")
 

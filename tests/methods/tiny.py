@@ -65,6 +65,7 @@ OWN: dict[str, dict[str, Any]] = {
     "mlps": {"attention_warmup": 1, "patch_size": 48},
     "ikd_mil": {"rounds": 2},
     "glmkd": {"patch_size": 48, "smallest": 0.01},
+    "mhkd": {"ratio": 2, "tile": 48, "offline": {"ramp": 3}},
     # As many tiles as the smallest bag has: of unequal ones, processes that train together draw other dropouts.
     "mil": {"most": 12, "balance": True},
     "wsisum": {"clusters": 4, "tiles": 16},
@@ -90,7 +91,7 @@ def tiny_config(kind: type[Method]) -> Strict:
 
 
 def tiny_card(kind: type[Method]) -> DatasetCard:
-    """Of a data set that a method can learn: tissues, lesions, or slides."""
+    """Of a data set that a method can learn: tissues, lesions, objects, or slides."""
     if issubclass(kind, BagMethod):
         return SLIDES
     if issubclass(kind, BoxMethod):
@@ -100,6 +101,8 @@ def tiny_card(kind: type[Method]) -> DatasetCard:
 
 def table_for(kind: type[Method], folder: Path) -> Manifest:
     """The tiny table that a method can learn."""
+    if issubclass(kind, BoxMethod):
+        return tiny_boxes(folder)
     if issubclass(kind, BoxMethod):
         return tiny_boxes(folder)
     return tiny_bags(folder) if issubclass(kind, BagMethod) else tiny_table(folder, tiny_card(kind))

@@ -98,3 +98,20 @@ def test_sizes_that_do_not_fit_are_named() -> None:
     alignment = Alignment(meetings(2, wide, wide), wide, wide)
     with pytest.raises(HistillError, match="the teacher's p3 is 24 x 24 cells, the student's p3 asks for 16 x 16"):
         alignment(maps(wide, 192, 0), maps(wide, 64, 1))
+
+
+def test_in_units_of_the_teacher_a_common_scale_is_nothing() -> None:
+    wide = {"c2": 5, "p3": 5, "p2": 5}
+    found = meetings(2, ["c2", "p3"], ["c2", "p2"])
+    alignment, plain = Alignment(found, wide, wide, units=True), Alignment(found, wide, wide)
+    plain.load_state_dict(alignment.state_dict())
+    high, low = maps(wide, 128, 0), maps(wide, 64, 1)
+    first = alignment(high, low)
+    for each, (target, learnt) in first.items():
+        torch.testing.assert_close(target.square().mean((1, 2, 3)), torch.ones(2))
+        size = plain(high, low)[each][0].square().mean((1, 2, 3), keepdim=True).sqrt()
+        torch.testing.assert_close(learnt * size, plain(high, low)[each][1])
+    meeting = next(each for each in found if each.pool == 1)
+    larger = alignment({k: 300 * v for k, v in high.items()}, {k: 300 * v for k, v in low.items()})
+    for one, other in zip(first[meeting], larger[meeting], strict=True):
+        torch.testing.assert_close(one, other)

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 class Arguments:
     """Score predictions: IoU, Dice, mIoU, FwIoU, accuracy and HD95, with 95 % intervals over patients.
 
-    Of bags: AUC, balanced accuracy, macro F1 and accuracy. Writes report.json, report.md and report.html, one page,
-    with the best, median and worst images.
+    Of objects: AP.5:.95, AP50, AP75, AP by size, sensitivity at false positives (FROC), precision and recall. Of bags:
+    AUC, balanced accuracy, macro F1 and accuracy. Writes report.json, report.md and report.html, one page, with the
+    best, median and worst images.
     """
 
     predictions: Positional[Annotated[Path, arg(metavar="PREDICTIONS")]]
     """the folder that histill predict wrote"""
     table: Positional[Annotated[Path, arg(metavar="CSV")]]
-    """the table with the true masks; of slides also outlines: GeoJSON, ASAP XML"""
+    """the table with the true masks or boxes; of slides also outlines: GeoJSON, ASAP XML"""
     to: Path
     """the folder for the report"""
     against: Path | None = None
@@ -97,6 +98,8 @@ def run(given: list[str]) -> int:
     }
     if kind == "bags":
         return _bags(arguments, folders, names, rows, (*seen, *folders[0].warnings, *table.warnings), settings)
+    if any(folder.about.get("task") == "detect" for folder in folders):
+        return _objects(arguments, folders, names, rows, (*seen, *folders[0].warnings, *table.warnings), settings)
     console = Console()
     with console.showing():
         scored = [
@@ -165,6 +168,52 @@ def _bags(
     )
     _write(arguments.to, report, to_html(report, classes=rows.classes))
     print(f"{len(both)} bags ({settings['split']}): AUC {report.numbers['slides/AUC']}")
+    print(f"report: {arguments.to / 'report.html'}")
+    return int(Exit.QUARANTINED if len(both) < len(rows.samples) else Exit.DONE)
+
+
+def _objects(
+    arguments: Arguments,
+    folders: Sequence[Predictions],
+    names: Sequence[str],
+    rows: Manifest,
+    warnings: Sequence[str],
+    settings: Mapping[str, object],
+) -> int:
+    from histill.cli.pages import box_sections, epoch_table
+    from histill.engine.box_scoring import require_boxes, score_boxes
+    from histill.metrics.detection import MOST
+    from histill.metrics.objects import report_objects
+    from histill.report.html import Section, to_html
+
+    require_boxes(folders)
+    if arguments.at is not None:
+        what, mend = "boxes are compared where they lie", "Leave it out"
+        raise HistillError(what, code=Exit.USAGE, subject="--at", mend=mend)
+    slides, score = folders[0].kind == "slides", float(folders[0].about["score"])
+    found = [score_boxes(folder, rows) for folder in folders]
+    both = {case.id for case in found[0].cases} & {case.id for case in found[-1].cases}
+    mine, *others = (each.of(both) for each in found)
+    report = report_objects(
+        mine.cases,
+        rows.classes,
+        title=f"{names[0]} on {arguments.table.stem}",
+        score=score,
+        unit="mm2" if slides else "image",
+        most=None if slides else MOST,
+        against=(names[0], names[1], others[0].cases) if others else None,
+        quarantined=len(rows.samples) - len(both),
+        warnings=tuple(dict.fromkeys(warnings)),
+        settings=settings,
+    )
+    sections = [] if slides else box_sections(rows, mine.cases, score, arguments.images)
+    if arguments.run is not None:
+        sections.insert(0, Section("How it was learnt", tables=(epoch_table(arguments.run),)))
+    page = to_html(report, sections=sections, classes=rows.classes)
+    report = replace(report, tables=(*report.tables, *(each for section in sections for each in section.tables)))
+    _write(arguments.to, report, page)
+    ap, ap50 = report.numbers["objects/AP"], report.numbers["objects/AP50"]
+    print(f"{len(both)} {folders[0].kind} ({settings['split']}): AP {ap}, AP50 {ap50}")
     print(f"report: {arguments.to / 'report.html'}")
     return int(Exit.QUARANTINED if len(both) < len(rows.samples) else Exit.DONE)
 

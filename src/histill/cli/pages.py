@@ -21,10 +21,12 @@ from histill.data.predicted import Predictions
 from histill.data.truth import nearest, open_truth
 from histill.engine.scoring import score_pseudo_masks
 from histill.formats.maps import open_labels
+from histill.metrics.objects import Case, quality
 from histill.metrics.summary import ImageScore, exemplars, summarise
 from histill.pseudo.masks import PseudoMasks, open_masks
+from histill.report.boxes import box_picture
 from histill.report.html import Figure, Section
-from histill.report.pictures import strip
+from histill.report.pictures import jpeg, strip
 from histill.slides.worker import open_guarded
 
 THUMBNAIL = 1200
@@ -91,6 +93,33 @@ def slide_sections(
         if figures:
             ranking = "Ranked by the mean IoU of each slide."
             sections.append(Section(f"The {kind} slides", ranking, tuple(figures), legend=table.classes))
+    return sections
+
+
+def box_sections(table: Manifest, cases: Sequence[Case], score: float, count: int) -> list[Section]:
+    """The best, median and worst images by F1, each with the boxes found and, thin and dark, the true ones."""
+    samples, classes = {sample.id: sample for sample in table.samples}, table.classes
+    ranked = sorted(((quality(case, classes, score), case.id, case) for case in cases), key=lambda each: each[:2])
+    count = min(count, len(ranked))
+    middle = (len(ranked) - count) // 2
+    parts = {
+        "best": ranked[::-1][:count],
+        "median": ranked[middle : middle + count],
+        "worst": ranked[:count],
+    }
+    sections = []
+    for kind, chosen in parts.items():
+        figures = []
+        for value, _, case in chosen:
+            sample = samples[case.id]
+            image = read_image(sample.path, sample.crop)
+            shown = case.found.take(case.found.scores >= score) if case.found.scores is not None else case.found
+            picture = jpeg(box_picture(image, shown, classes, truth=case.truth, longest=900))
+            caption = f"F1 {value:.2f}: {len(shown)} found, {len(case.truth)} true; patient {case.patient}"
+            figures.append(Figure(case.id, caption, picture, wide=False))
+        if figures:
+            text = f"Ranked by F1 at IoU .5 and a score of {score:g}; true boxes are thin and dark."
+            sections.append(Section(f"The {kind} images", text, tuple(figures), legend=classes))
     return sections
 
 

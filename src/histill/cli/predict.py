@@ -1,11 +1,11 @@
-"""Segment images or slides, or classify bags, with a trained run; begun again, it does what is missing."""
+"""Segment images or slides, find objects there, or classify bags, with a trained run; begun again, it goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -16,6 +16,7 @@ from histill.core.manifest import Manifest, read_manifest, table_error
 if TYPE_CHECKING:
     from histill.engine.apply import Applied
     from histill.engine.bag_method import SlideClassifier
+    from histill.engine.box_method import BoxMethod
     from histill.engine.run import Machine
     from histill.engine.tile_method import TileMethod
     from histill.engine.training import Trained
@@ -27,18 +28,21 @@ SLIDES_ONLY = (
     *("normalise", "no_outlines", "most_unreadable"),
 )
 """Flags that say nothing of images."""
-PIXELS_ONLY = ("kind", "probabilities", *SLIDES_ONLY)
+BOXES_ONLY = ("score", "coarse")
+"""Flags that say nothing of masks."""
+PIXELS_ONLY = ("kind", "probabilities", *SLIDES_ONLY, *BOXES_ONLY)
 """Flags that say nothing of bags."""
 
 
 @dataclass
 class Arguments:
-    """Segment images or slides, or classify bags, into a folder, with a record for each and predictions.csv.
+    """Segment images or slides, find objects there, or classify bags, into a folder with a record for each.
 
     Of images: masks/<id>.png in the classes' colours. Of slides: masks/<id>.ome.tif and geojson/<id>.geojson, which
-    open in QuPath, pictures/<id>.jpg, and the area of each class in mm2. Of bags: the classes' probabilities, and each
-    tile's attention as attention/<id>.csv, geojson/<id>.geojson, and pictures/<id>.jpg. What cannot be read is put
-    aside, and the rest goes on.
+    open in QuPath, pictures/<id>.jpg, and the area of each class in mm2. Of objects: boxes/<id>.json, in the image's or
+    level-0 pixels, pictures/<id>.jpg and counts; of slides also objects/<id>.csv, geojson/<id>.geojson, and counts per
+    mm2 of tissue. Of bags: the classes' probabilities, and each tile's attention as attention/<id>.csv,
+    geojson/<id>.geojson, and pictures/<id>.jpg. What cannot be read is put aside, and the rest goes on.
     """
 
     model: Positional[Annotated[Path, arg(metavar="RUN")]]
@@ -74,6 +78,10 @@ class Arguments:
     """slides: write no GeoJSON"""
     most_unreadable: str = "1%"
     """slides: put a slide aside if more than this share of its tiles cannot be read; fewer are left out and counted"""
+    score: float = 0.3
+    """objects: boxes of at least this score are counted, drawn and listed; the files of boxes hold the others too"""
+    coarse: bool = False
+    """objects in images: they are as coarse as the network looks at them already, whatever their spacing"""
     slides: Path | None = None
     """bags: the folder of their slides, for pictures of attention"""
     max_quarantined: str = "5%"
@@ -109,6 +117,9 @@ def run(given: list[str]) -> int:
             subject=str(arguments.model),
             mend=f"Ask it so: histill summarize BAGS --run {arguments.model} --budget 64 --to DIR",
         )
+    if trained.method.card.task == "detect":
+        return _objects(arguments, trained, console)
+    _refuse(arguments, BOXES_ONLY, "these say something of boxes, and here are masks", "give a run that finds objects")
     table, slides = _inputs(arguments, trained, console)
     machine = _machine(arguments)
     with console.showing():
@@ -116,15 +127,7 @@ def run(given: list[str]) -> int:
     print(f"masks: {arguments.to / 'masks'}")
     if slides:
         print(f"areas: {arguments.to / 'predictions.csv'}\nlook:  {arguments.to / 'pictures'}")
-    if any(sample.mask for sample in table.samples):
-        print(f"next:  histill evaluate {arguments.to} {arguments.inputs} --to report")
-    if applied.empty:
-        print(f"{len(applied.empty)} of {applied.total} slides hold no tissue: see predictions.csv")
-    if applied.quarantined:
-        kind = "slides" if slides else "images"
-        print(f"{len(applied.quarantined)} of {applied.total} {kind} were put aside: see predictions.csv")
-        return int(Exit.QUARANTINED)
-    return int(Exit.DONE)
+    return _end(arguments, applied, slides, any(sample.mask for sample in table.samples))
 
 
 def _bags(arguments: Arguments, trained: Trained[SlideClassifier], console: Console) -> int:
@@ -150,6 +153,61 @@ def _bags(arguments: Arguments, trained: Trained[SlideClassifier], console: Cons
         print(f"next:  histill evaluate {arguments.to} {arguments.inputs} --to report")
     if applied.quarantined:
         print(f"{len(applied.quarantined)} of {applied.total} bags were put aside: see predictions.csv")
+        return int(Exit.QUARANTINED)
+    return int(Exit.DONE)
+
+
+def _objects(arguments: Arguments, trained: Trained[BoxMethod], console: Console) -> int:
+    from histill.core.config import resolve
+    from histill.data.regions import Regions
+    from histill.engine.box_images import BoxImageSettings, find_in_images
+    from histill.engine.box_slides import BoxSlideSettings, find_on_slides
+
+    _refuse(
+        arguments, ("probabilities",), "objects have boxes, and no map of probabilities", "give a run that segments"
+    )
+    table, slides = _inputs(arguments, trained, console)
+    most = share(arguments.max_quarantined)
+    with console.showing():
+        if slides:
+            _refuse(arguments, ("coarse",), "slides are read at the spacing that is looked at", "give --at")
+            applied = find_on_slides(
+                trained,
+                table,
+                arguments.to,
+                machine=_machine(arguments),
+                settings=resolve(BoxSlideSettings, ("the flags", _tiling(arguments) | {"score": arguments.score})),
+                within=Regions(arguments.within) if arguments.within else None,
+                without=Regions(arguments.without) if arguments.without else None,
+                most_quarantined=most,
+                listener=console.listen,
+            )
+        else:
+            applied = find_in_images(
+                trained,
+                table,
+                arguments.to,
+                machine=_machine(arguments),
+                settings=resolve(
+                    BoxImageSettings, ("the flags", {"score": arguments.score, "coarse": arguments.coarse})
+                ),
+                most_quarantined=most,
+                listener=console.listen,
+            )
+    print(f"boxes: {arguments.to / 'boxes'}\ncounts: {arguments.to / 'predictions.csv'}")
+    print(f"look:  {arguments.to / 'pictures'}")
+    return _end(arguments, applied, slides, any(sample.boxes for sample in table.samples))
+
+
+def _end(arguments: Arguments, applied: Applied, slides: bool, scorable: bool) -> int:
+    """What is left to say, and the exit code."""
+    if scorable:
+        print(f"next:  histill evaluate {arguments.to} {arguments.inputs} --to report")
+    if applied.empty:
+        print(f"{len(applied.empty)} of {applied.total} slides hold no tissue: see predictions.csv")
+    if applied.quarantined:
+        kind = "slides" if slides else "images"
+        print(f"{len(applied.quarantined)} of {applied.total} {kind} were put aside: see predictions.csv")
         return int(Exit.QUARANTINED)
     return int(Exit.DONE)
 
@@ -183,17 +241,7 @@ def _slides(
     from histill.data.regions import Regions
     from histill.engine.slides import SlideSettings, apply_to_slides
 
-    settings = {
-        "mpp": arguments.at,
-        "level0_mpp": arguments.mpp,
-        "tile": arguments.tile,
-        "overlap": share(arguments.overlap),
-        "batch_size": arguments.batch,
-        "normalise": arguments.normalise,
-        "probabilities": arguments.probabilities,
-        "outlines": not arguments.no_outlines,
-        "most_unreadable": share(arguments.most_unreadable),
-    }
+    settings = _tiling(arguments) | {"probabilities": arguments.probabilities}
     return apply_to_slides(
         trained,
         table,
@@ -207,7 +255,21 @@ def _slides(
     )
 
 
-def _inputs(arguments: Arguments, trained: Trained[TileMethod], console: Console) -> tuple[Manifest, bool]:
+def _tiling(arguments: Arguments) -> dict[str, Any]:
+    """How slides are cut into tiles, as the flags say it."""
+    return {
+        "mpp": arguments.at,
+        "level0_mpp": arguments.mpp,
+        "tile": arguments.tile,
+        "overlap": share(arguments.overlap),
+        "batch_size": arguments.batch,
+        "normalise": arguments.normalise,
+        "outlines": not arguments.no_outlines,
+        "most_unreadable": share(arguments.most_unreadable),
+    }
+
+
+def _inputs(arguments: Arguments, trained: Trained[Any], console: Console) -> tuple[Manifest, bool]:
     """The table, and whether its rows are slides."""
     if arguments.inputs.suffix.lower() == ".csv":
         table, slides = _rows(arguments)
@@ -242,7 +304,7 @@ def _rows(arguments: Arguments) -> tuple[Manifest, bool]:
     return table, slides
 
 
-def _files(arguments: Arguments, trained: Trained[TileMethod], console: Console) -> tuple[Manifest, bool]:
+def _files(arguments: Arguments, trained: Trained[Any], console: Console) -> tuple[Manifest, bool]:
     from histill.data.sources.loose import loose_images, loose_slides
     from histill.slides.open import slide_paths
 

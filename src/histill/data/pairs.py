@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from histill.core.boxes import Boxes, read_boxes
 from histill.core.errors import Exit, HistillError
 from histill.core.labels import Classes
-from histill.core.manifest import Manifest, Sample
+from histill.core.manifest import Manifest, Sample, table_error
 from histill.core.seeds import generator
 from histill.data.augment import Augmentation, Pose, recolour
 from histill.data.batches import Batches
@@ -165,6 +165,24 @@ def boxes_of(sample: Sample, classes: Classes) -> Boxes:
     if sample.crop is None:
         return boxes
     return boxes.shifted(-sample.crop.x, -sample.crop.y).clipped(sample.crop.w, sample.crop.h)
+
+
+def require_sound_boxes(manifest: Manifest) -> None:
+    """Read every file of boxes once.
+
+    Raises:
+        HistillError: usage (2) with every fault and its line, if a row lacks a file of boxes, or has one that does not
+            fit its image or the table's classes.
+    """
+    manifest.require("boxes")
+    faults = []
+    for sample in manifest.samples:
+        try:
+            boxes_of(sample, manifest.classes)
+        except HistillError as error:
+            faults.append(f"line {sample.line} ({sample.id}): {error.subject}: {error.what.strip()}")
+    if faults:
+        raise table_error(manifest.path, faults, "Correct these files")
 
 
 def collate(pairs: Sequence[Pair]) -> PairBatch:

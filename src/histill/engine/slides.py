@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from histill.core.errors import Exit, HistillError
-from histill.core.geometry import Frame, Grid
+from histill.core.geometry import Grid
 from histill.core.journal import Journal
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
@@ -32,9 +32,7 @@ from histill.engine.tiled import TiledWork, TileSettings
 from histill.engine.training import Trained
 from histill.formats.features import label_map_features, write_features
 from histill.formats.maps import open_labels
-from histill.formats.outlines import Outline
 from histill.formats.pyramid import new_labels, new_probabilities
-from histill.formats.raster import OutlineRaster
 from histill.report.pictures import jpeg, strip
 from histill.report.tissue import tissue_picture
 from histill.slides.base import Slide
@@ -134,15 +132,6 @@ class SlideWork(TiledWork):
         still(sample.path, before)
         columns = self._columns(slide, tissue, grid, unreadable, counts)
         return Made(tuple(files), columns, {**details, "unreadable": unreadable.tiles, "why": unreadable.why})
-
-    def _wanted(self, sample: Sample, frame: Frame, tissue: Tissue) -> Wanted:
-        within = self.within.of(sample) if self.within else []
-        without = self.without.of(sample) if self.without else []
-        # What is drawn later covers what was drawn earlier.
-        outlines = [Outline(area) for area in (*within, *without)]
-        drawn = [1] * len(within) + [0] * len(without)
-        raster = OutlineRaster(outlines, drawn, frame, beyond=int(self.within is None)) if outlines else None
-        return Wanted(frame, tissue, raster)
 
     def _columns(
         self, slide: Slide, tissue: Tissue, grid: Grid, unreadable: Unreadable, counts: NDArray[np.int64]

@@ -15,7 +15,9 @@ from histill.core.journal import Journal
 from histill.core.manifest import Sample
 from histill.data.regions import Regions
 from histill.engine.apply import Work
-from histill.engine.stitching import LONGEST_READ, Unreadable, read_tiles
+from histill.engine.stitching import LONGEST_READ, Unreadable, Wanted, read_tiles
+from histill.formats.outlines import Outline
+from histill.formats.raster import OutlineRaster
 from histill.slides.base import RgbImage, Slide
 from histill.slides.stain import fit_normaliser
 from histill.slides.tiling import lay_grid
@@ -125,6 +127,15 @@ class TiledWork(Work):
             within=self.within.of(sample) if self.within else None,
             without=self.without.of(sample) if self.without else None,
         )
+
+    def _wanted(self, sample: Sample, frame: Frame, tissue: Tissue) -> Wanted:
+        within = self.within.of(sample) if self.within else []
+        without = self.without.of(sample) if self.without else []
+        # What is drawn later covers what was drawn earlier.
+        outlines = [Outline(area) for area in (*within, *without)]
+        drawn = [1] * len(within) + [0] * len(without)
+        raster = OutlineRaster(outlines, drawn, frame, beyond=int(self.within is None)) if outlines else None
+        return Wanted(frame, tissue, raster)
 
     def _details(self, slide: Slide, frame: Frame, tissue: Tissue, grid: Grid) -> dict[str, Any]:
         height, width = frame.shape

@@ -63,11 +63,20 @@ class Alignment(nn.Module):
         meetings: which maps meet.
         teacher: channels of the teacher's maps by name.
         student: channels of the student's.
+        units: both maps are told in units of the teacher's root mean square, image by image: without normalisation
+            layers a trunk's maps may be hundreds, and losses on them would drown all others.
     """
 
-    def __init__(self, meetings: Sequence[Meeting], teacher: Mapping[str, int], student: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        meetings: Sequence[Meeting],
+        teacher: Mapping[str, int],
+        student: Mapping[str, int],
+        *,
+        units: bool = False,
+    ) -> None:
         super().__init__()
-        self.meetings = tuple(meetings)
+        self.meetings, self.units = tuple(meetings), units
         self.adapters = nn.ModuleDict()
         for each in meetings:
             narrow, wide = student[each.student], teacher[each.teacher]
@@ -95,5 +104,9 @@ class Alignment(nn.Module):
                     mend="Make the images' sides differ by the ratio, and the teacher's `pad_to` by it too",
                 )
             # Means of cells, in the precision of the map.
-            pairs[each] = F.avg_pool2d(target, each.pool) if each.pool > 1 else target, learnt
+            target = F.avg_pool2d(target, each.pool) if each.pool > 1 else target
+            if self.units:
+                scale = target.detach().float().square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)
+                target, learnt = target / scale, learnt / scale
+            pairs[each] = target, learnt
         return pairs

@@ -1,0 +1,217 @@
+"""Find objects on whole slides, tile by tile at the method's own spacing; each object is reported once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import shapely
+from lightning_fabric import Fabric
+
+from histill.core.boxes import Boxes, write_boxes
+from histill.core.config import Share
+from histill.core.errors import Exit, HistillError
+from histill.core.geometry import Frame, Grid
+from histill.core.journal import Journal
+from histill.core.manifest import Manifest, Sample
+from histill.core.storage import safe_name, write_bytes
+from histill.data.regions import Regions
+from histill.engine.apply import Applied, Listener, Made, apply
+from histill.engine.box_images import at_least, counts, model_of
+from histill.engine.box_method import BoxMethod
+from histill.engine.run import Machine, build_fabric
+from histill.engine.stitching import Wanted
+from histill.engine.tiled import TiledWork, TileSettings
+from histill.engine.training import Trained
+from histill.formats.objects import objects_table, write_objects
+from histill.report.boxes import box_picture
+from histill.report.pictures import jpeg
+from histill.report.tissue import tissue_picture
+from histill.slides.base import RgbImage
+from histill.slides.identity import snapshot, still
+from histill.slides.seams import merged
+from histill.slides.tissue import find_tissue
+
+PICTURE = 1600
+"""Longer side of a slide's pictures in px."""
+
+TOUCH = 3
+"""px of a tile within which a box that ends at the tile's edge is taken to be cut off there."""
+
+ROWS = 2048
+
+
+class BoxSlideSettings(TileSettings):
+    """How a slide is cut into tiles and what is written of it."""
+
+    score: Share = 0.3
+    """boxes of at least this score are counted, drawn and listed; the file of boxes holds the others too"""
+    outlines: bool = True
+    """write detections for QuPath"""
+
+
+class BoxSlideWork(TiledWork):
+    """Writes ``boxes/<id>.json`` in level-0 px, ``objects/<id>.csv``, ``geojson/<id>.geojson``, pictures, and counts.
+
+    Args:
+        trained: the model.
+        fabric: device and precision.
+        settings: see `BoxSlideSettings`.
+        within: only tissue inside these regions is looked at; None for all of it.
+        without: tissue inside these is left out.
+    """
+
+    column = "boxes"
+
+    def __init__(
+        self,
+        trained: Trained[BoxMethod],
+        fabric: Fabric,
+        settings: BoxSlideSettings,
+        within: Regions | None = None,
+        without: Regions | None = None,
+    ) -> None:
+        self.method, self.fabric, self.plan = trained.method.to(fabric.device), fabric, settings
+        coarser, learnt = trained.method.coarser, trained.seen["mpp"]
+        mpp = settings.mpp or (None if learnt is None else learnt * coarser)
+        if mpp is None:
+            raise HistillError(
+                "the run's images had no spacing, so nobody knows at which one it looks at a slide",
+                code=Exit.USAGE,
+                subject="--at",
+                mend=f"Give {coarser} times the spacing of the images it learnt from, in um/px: --at {coarser}",
+            )
+        super().__init__(settings, mpp, settings.tile or max(1, trained.seen["side"] // coarser), within, without)
+
+    def may_write(self, sample: Sample) -> tuple[str, ...]:
+        """Boxes, a table of them, detections, two pictures."""
+        name = safe_name(sample.id)
+        return (
+            f"boxes/{name}.json",
+            f"objects/{name}.csv",
+            f"geojson/{name}.geojson",
+            f"pictures/{name}.jpg",
+            f"pictures/{name}-tissue.jpg",
+        )
+
+    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+        """Find the objects of a slide."""
+        before = snapshot(sample.path)
+        kept, listed, outlines, picture, seen = self.may_write(sample)
+        classes = self.method.classes
+        with self._open(sample) as slide:
+            frame = self._frame(slide, sample, journal)
+            thumbnail = slide.thumbnail(PICTURE)
+            tissue = find_tissue(slide, self.plan.tissue)
+            grid = self._grid(sample, frame, tissue)
+            write_bytes(folder / seen, jpeg(tissue_picture(thumbnail, tissue, grid)))
+            details = self._details(slide, frame, tissue, grid)
+            unreadable = self._unreadable(grid)
+            searched = _area(self._wanted(sample, frame, tissue), frame)
+            found, why, files = Boxes.of([], [], []), "", [seen]
+            if len(grid):
+                found = self._inside(self._found(self._tiles(slide, tissue, grid, unreadable), grid, journal), sample)
+            else:
+                why = self._why_none(tissue)
+            mpp, size = slide.mpp, slide.size
+            columns = {**self._shared_columns(slide, tissue), "searched_mm2": round(searched, 6)}
+        shown = at_least(found, self.plan.score)
+        number = counts(shown, classes)
+        columns |= number
+        columns |= {
+            name.replace("_count", "_per_mm2"): round(count / searched, 6) if searched else 0.0
+            for name, count in number.items()
+        }
+        columns |= self._tile_columns(grid, unreadable)
+        if not why:
+            write_boxes(folder / kept, found, classes)
+            write_bytes(folder / listed, objects_table(shown, classes, mpp))
+            small = shown.scaled(thumbnail.shape[1] / size[0])
+            write_bytes(folder / picture, jpeg(box_picture(thumbnail, small, classes)))
+            files += [kept, listed, picture]
+            if self.plan.outlines:
+                write_objects(folder / outlines, shown, classes, mpp, slide=sample.id)
+                files.append(outlines)
+        still(sample.path, before)
+        return Made(tuple(files), columns, {**details, "unreadable": unreadable.tiles, "why": unreadable.why}, why)
+
+    def _found(self, tiles: Iterator[tuple[int, RgbImage]], grid: Grid, journal: Journal) -> Boxes:
+        """The objects of all tiles, each once, in level-0 px."""
+        scale = grid.frame.scale
+        corners, classes, scores, of_tile = [], [], [], []
+        done = 0
+        for numbers, images in _batches(tiles, self.plan.batch_size, self.side):
+            with self.fabric.autocast():
+                said = self.method.predict_all(images)[: len(numbers)]
+            for number, boxes in zip(numbers, said, strict=True):
+                x, y = (float(value) for value in grid.corners[number])
+                placed = boxes.shifted(x, y).scaled(scale)
+                assert placed.scores is not None
+                corners.append(placed.corners)
+                classes.append(placed.classes)
+                scores.append(placed.scores)
+                of_tile.append(np.full(len(placed), number))
+            done += len(numbers)
+            journal.show("tiles", done=done, of=len(grid))
+        if not corners:
+            return Boxes.of([], [], [])
+        every = Boxes(np.concatenate(corners), np.concatenate(classes), np.concatenate(scores))
+        first = grid.corners * scale
+        places = np.concatenate([first, first + self.side * scale], axis=1)
+        size = grid.frame.width, grid.frame.height
+        objects = merged(every, np.concatenate(of_tile), places, size, touch=TOUCH * scale)
+        return objects.clipped(*size, 0)
+
+    def _inside(self, boxes: Boxes, sample: Sample) -> Boxes:
+        """The boxes whose centre lies where the user wants to look."""
+        x, y = (boxes.corners[:, :2] + boxes.corners[:, 2:]).T.astype(np.float64) / 2
+        if self.within:
+            inside = shapely.contains_xy(shapely.union_all(self.within.of(sample)), x, y)
+            boxes, x, y = boxes.take(inside), x[inside], y[inside]
+        if self.without:
+            boxes = boxes.take(~shapely.contains_xy(shapely.union_all(self.without.of(sample)), x, y))
+        return boxes
+
+
+def find_on_slides(
+    trained: Trained[BoxMethod],
+    table: Manifest,
+    folder: Path,
+    *,
+    machine: Machine,
+    settings: BoxSlideSettings | None = None,
+    within: Regions | None = None,
+    without: Regions | None = None,
+    most_quarantined: float = 0.05,
+    listener: Listener | None = None,
+) -> Applied:
+    """Find the objects of every slide of a table; see `apply` and `BoxSlideWork`."""
+    fabric = build_fabric(machine)
+    plan = settings or BoxSlideSettings()
+    work, model = BoxSlideWork(trained, fabric, plan, within, without), model_of(trained, plan.score)
+    return apply(work, model, table, folder, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
+
+
+def _batches(
+    tiles: Iterator[tuple[int, RgbImage]], batch_size: int, side: int
+) -> Iterator[tuple[list[int], list[RgbImage]]]:
+    """Numbers and images of tiles in batches of one size: the last is filled up with white, so that no bit differs."""
+    white = np.full((side, side, 3), 255, np.uint8)
+    numbers: list[int] = []
+    images: list[RgbImage] = []
+    for number, image in tiles:
+        numbers.append(number)
+        images.append(image)
+        if len(numbers) == batch_size:
+            yield numbers, images
+            numbers, images = [], []
+    if numbers:
+        yield numbers, images + [white] * (batch_size - len(images))
+
+
+def _area(wanted: Wanted, frame: Frame) -> float:
+    """mm2 of tissue that is looked at."""
+    height = frame.shape[0]
+    pixels = sum(int(wanted.rows(top, min(ROWS, height - top)).sum()) for top in range(0, height, ROWS))
+    return pixels * (frame.mpp / 1000) ** 2
