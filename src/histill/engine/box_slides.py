@@ -21,7 +21,7 @@ from histill.engine.apply import Applied, Listener, Made, apply
 from histill.engine.box_images import at_least, counts, model_of
 from histill.engine.box_method import BoxMethod
 from histill.engine.run import Machine, build_fabric
-from histill.engine.stitching import Wanted
+from histill.engine.stitching import Wanted, full_batches
 from histill.engine.tiled import TiledWork, TileSettings
 from histill.engine.training import Trained
 from histill.formats.objects import objects_table, write_objects
@@ -141,7 +141,7 @@ class BoxSlideWork(TiledWork):
         scale = grid.frame.scale
         corners, classes, scores, of_tile = [], [], [], []
         done = 0
-        for numbers, images in _batches(tiles, self.plan.batch_size, self.side):
+        for numbers, images in full_batches(tiles, self.side, self.plan.batch_size):
             with self.fabric.autocast():
                 said = self.method.predict_all(images)[: len(numbers)]
             for number, boxes in zip(numbers, said, strict=True):
@@ -191,23 +191,6 @@ def find_on_slides(
     plan = settings or BoxSlideSettings()
     work, model = BoxSlideWork(trained, fabric, plan, within, without), model_of(trained, plan.score)
     return apply(work, model, table, folder, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
-
-
-def _batches(
-    tiles: Iterator[tuple[int, RgbImage]], batch_size: int, side: int
-) -> Iterator[tuple[list[int], list[RgbImage]]]:
-    """Numbers and images of tiles in batches of one size: the last is filled up with white, so that no bit differs."""
-    white = np.full((side, side, 3), 255, np.uint8)
-    numbers: list[int] = []
-    images: list[RgbImage] = []
-    for number, image in tiles:
-        numbers.append(number)
-        images.append(image)
-        if len(numbers) == batch_size:
-            yield numbers, images
-            numbers, images = [], []
-    if numbers:
-        yield numbers, images + [white] * (batch_size - len(images))
 
 
 def _area(wanted: Wanted, frame: Frame) -> float:
