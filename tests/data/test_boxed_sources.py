@@ -471,7 +471,7 @@ def test_hubmap_slides(kidneys: Path, to: Path) -> None:
     assert boxes(imported) == {"aaa": [["glomerulus", 3, 4, 13, 20]], "bbb": two, "ccc": []}
     assert [sample.patient for sample in imported.samples] == ["68138", "68138", "ccc"]
     assert {sample.mpp for sample in imported.samples} == {0.5}
-    assert imported.slides
+    assert imported.looked_into
     assert any("2 slides have no polygons" in note for note in imported.notes)
     assert any("1 parts" in note for note in imported.notes)
 

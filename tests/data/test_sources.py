@@ -47,6 +47,7 @@ def test_importers_are_listed_without_being_imported() -> None:
     readers = [
         "bcss",
         "coco",
+        "cohort",
         "components",
         "glas",
         "glas_official",

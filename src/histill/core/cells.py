@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
-NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -47,15 +45,13 @@ def write_cells(header: Iterable[str], rows: Iterable[Sequence[object]]) -> byte
     quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     plain.writerow(header)
     for row in rows:
-        cells = [_defused(str(cell)) for cell in row]
+        cells = [str(cell) if isinstance(cell, int | float) else _defused(str(cell)) for cell in row]
         # Left to itself, csv leaves a lone carriage return bare, and no reader takes that.
         (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
     return buffer.getvalue().encode(errors="backslashreplace")
 
 
 def _defused(cell: str) -> str:
-    if NUMBER.fullmatch(cell):
-        return cell
     return f"'{cell}" if cell.lstrip("'").startswith(RUN_BY_SPREADSHEETS) else cell
 
 
