@@ -358,16 +358,12 @@ def open_run(
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
     # Same input, same bytes, on CPU and GPU alike; operations without a deterministic form only warn. With the mode
-    # comes a NaN for every number of a new empty tensor, which nothing here reads and which costs a tenth of a step.
-    memory: Any = torch.utils.deterministic
-    filled = memory.fill_uninitialized_memory
+    # comes a NaN for every number of a new empty tensor: 1 % of a step, and what reads such a number is not silent.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        memory.fill_uninitialized_memory = filled
 
 
 def _files(folder: Path) -> list[Path]:
