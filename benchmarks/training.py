@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--only steps loading precision metrics] [--threads 1] [--out DIR]
 
-Run it with nothing beside, and with OMP_NUM_THREADS set to the same number of threads. What is compared takes turns in
-one process (A B A B ...); times are medians, on the clock and of the processor: where other work ran beside, the
+Run it with nothing beside, and with OMP_NUM_THREADS set to the same number of threads. What is compared takes turns
+(A B A B ...); times are medians, on the clock and of the processor: where other work ran beside, the
 processor's are the better ones. Each part replaces its own figures in results/training.json; training.md shows all.
 
 The part `metrics` wants torchmetrics and surface-distance, which histill does not need:
@@ -15,7 +15,6 @@ The part `metrics` wants torchmetrics and surface-distance, which histill does n
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
@@ -24,8 +23,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ WEIGHTS = ROOT.parent / "shared" / "data" / "weights" / "squeezenet1_0_imagenet_
 PATCHES = {"train": 200, "val": 0, "test": 0, "size": 224}
 SMALL_PATCHES = {"train": 240, "val": 60, "test": 200, "size": 112, "mpp": 1.0, "seed": 3}
 WARM_UP = 1
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,26 @@ class Given:
 
 
 def steps(given: Given) -> dict[str, Any]:
-    """A step of training, as histill takes it and in float32, contiguous, eager; same start, batches and schedule."""
-    table = patches(given, PATCHES)
-    k = len(table.classes)
-    classifier = ClassifierSettings(encoder="resnet18", weights="none", output_stride=32, dropout=0.0)
-    segmenter = SegmenterSettings(encoder="resnet18", weights="none")
-    light = SegmenterSettings(encoder="squeezenet1_0", weights="none", channels=128, separable=True)
-    contests: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, TileBatch], Tensor]]] = {
-        "ResNet-18": (lambda: build_classifier(classifier, k), _classification_loss),
-        "DeepLabV3+ on ResNet-18": (lambda: build_segmenter(segmenter, k), _segmentation_loss),
-        "DeepLabV3+ of recipes/*-cpu.yaml": (lambda: build_segmenter(light, k), _segmentation_loss),
-    }
-    return {name: _contest(build, loss, table, given) for name, (build, loss) in contests.items()}
+    """A step of training, as histill takes it and in float32, contiguous, eager; same start, batches and schedule.
+
+    Each contender has a process of its own, as histill changes how a process keeps its memory; they take turns.
+    """
+    found: dict[str, Any] = {}
+    for name in NETWORKS:
+        found[name] = {"batch": Schedule(epochs=1).batch_size, "steps": given.steps}
+        times: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+        for _ in range(ROUNDS):
+            for way, take in WAYS.items():
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+                    taken, losses = child.submit(take, name, given).result()
+                times[way] += taken[WARM_UP:]
+                # Every round begins at the same start.
+                found[name][way] = {"loss": losses}
+        for way, each in times.items():
+            clock, processor = (statistics.median(column) for column in zip(*each, strict=True))
+            images = found[name]["batch"] / clock
+            found[name][way] |= {"seconds": clock, "processor": processor, "images/s": images}
+    return found
 
 
 def _classification_loss(network: nn.Module, batch: TileBatch) -> Tensor:
@@ -98,18 +109,33 @@ def _segmentation_loss(network: nn.Module, batch: TileBatch) -> Tensor:
     return cross_entropy(network(batch.images), batch.masks[:, 0])
 
 
-def _contest(
-    build: Callable[[], nn.Module], loss: Callable[[nn.Module, TileBatch], Tensor], table: Manifest, given: Given
-) -> dict[str, Any]:
+CLASSIFIER = ClassifierSettings(encoder="resnet18", weights="none", output_stride=32, dropout=0.0)
+SEGMENTER = SegmenterSettings(encoder="resnet18", weights="none")
+LIGHT = SegmenterSettings(encoder="squeezenet1_0", weights="none", channels=128, separable=True)
+NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Callable[[nn.Module, TileBatch], Tensor]]] = {
+    "ResNet-18": (partial(build_classifier, CLASSIFIER), _classification_loss),
+    "DeepLabV3+ on ResNet-18": (partial(build_segmenter, SEGMENTER), _segmentation_loss),
+    "DeepLabV3+ of recipes/*-cpu.yaml": (partial(build_segmenter, LIGHT), _segmentation_loss),
+}
+Taken = tuple[list[tuple[float, float]], list[float]]
+"""Seconds of each step, on the clock and of the processor; and its loss."""
+
+
+def _begin(name: str, given: Given) -> tuple[Any, Manifest, list[TileBatch], Schedule]:
+    torch.set_num_threads(given.threads)
+    cv2.setNumThreads(given.threads)
+    table, schedule = patches(given, PATCHES), Schedule(epochs=1)
     torch.manual_seed(0)
-    network: Any = build()
-    plain: Any = copy.deepcopy(network).train()
-    schedule = Schedule(epochs=1)
+    network = NETWORKS[name][0](len(table.classes))
     batches = Tiles(table, schedule.batch_size, masks=TrueMasks(table.card), shuffle=True).epoch(0, seed=0)
-    in_memory = [next(batches) for _ in range(3)]
-    losses: dict[str, list[Tensor]] = {"plain": [], "histill": []}
+    return network, table, [next(batches) for _ in range(3)], schedule
+
+
+def _plain_steps(name: str, given: Given) -> Taken:
+    network, _, in_memory, schedule = _begin(name, given)
+    network.train()
     # As torch has it: histill's optimiser is told how to go over its weights.
-    groups = build_optimizer(plain, plain.encoder, schedule).param_groups
+    groups = build_optimizer(network, network.encoder, schedule).param_groups
     optimizer = SGD(
         [{"params": group["params"], "factor": group["factor"]} for group in groups],
         lr=schedule.learning_rate,
@@ -117,54 +143,49 @@ def _contest(
         weight_decay=schedule.weight_decay,
     )
 
-    def plain_step(batch: TileBatch, number: int) -> None:
+    def step(batch: TileBatch, number: int) -> Tensor:
         set_rate(optimizer, schedule, number, given.steps)
         optimizer.zero_grad(set_to_none=True)
-        total = loss(plain, batch)
+        total = NETWORKS[name][1](network, batch)
         total.backward()
         optimizer.step()
-        losses["plain"].append(total.detach())
+        return total.detach()
 
-    def own_loss(batch: TileBatch) -> dict[str, Tensor]:
-        total = loss(network, batch)
-        losses["histill"].append(total.detach())
+    taken = [timed(partial(step, in_memory[i % len(in_memory)], i)) for i in range(given.steps)]
+    return [each[1:] for each in taken], [round(float(each[0]), 4) for each in taken]
+
+
+def _own_steps(name: str, given: Given) -> Taken:
+    network, table, in_memory, schedule = _begin(name, given)
+    losses: list[Tensor] = []
+
+    def loss(batch: TileBatch) -> dict[str, Tensor]:
+        total = NETWORKS[name][1](network, batch)
+        losses.append(total.detach())
         return {"loss": total}
 
-    turns = Turns(table, in_memory, given.steps, plain_step)
-    folder = given.out / "steps"
+    turns, folder = Turns(table, in_memory, given.steps), given.out / "steps"
     remove(folder)
     network.to(memory_format=LAYOUT)
     with open_run(folder, settings={}, seed=0, machine=given.bf16) as run:
-        run.train(Stage("steps", network, network.encoder, turns, own_loss, schedule))
-    found: dict[str, Any] = {"batch": schedule.batch_size, "steps": given.steps}
-    for name, times in (("plain", turns.others), ("histill", turns.own)):
-        clock, processor = (statistics.median(column) for column in zip(*times[WARM_UP:], strict=True))
-        found[name] = {
-            "seconds": clock,
-            "processor": processor,
-            "images/s": schedule.batch_size / clock,
-            "loss": [round(float(value), 4) for value in losses[name]],
-        }
-    return found
+        run.train(Stage("steps", network, network.encoder, turns, loss, schedule))
+    return turns.taken, [round(float(value), 4) for value in losses]
+
+
+WAYS = {"plain": _plain_steps, "histill": _own_steps}
 
 
 class Turns(Tiles):
-    """Batches in memory as a stage's batches: before each is handed out, the other contender takes its step with it.
-
-    What lies between two batches is a step of histill's loop, whole and unchanged.
+    """Batches in memory as a stage's batches. What lies between two is a step of histill's loop, whole and unchanged.
 
     Attributes:
-        own: seconds of each step of the loop, on the clock and of the processor; of all but the last.
-        others: of each step of the other contender.
+        taken: seconds of each step of the loop, on the clock and of the processor; of all but the last.
     """
 
-    def __init__(
-        self, table: Manifest, batches: list[TileBatch], steps: int, other: Callable[[TileBatch, int], None]
-    ) -> None:
+    def __init__(self, table: Manifest, batches: list[TileBatch], steps: int) -> None:
         super().__init__(table, len(batches[0].ids), shuffle=True)
-        self._batches, self._steps, self._other = batches, steps, other
-        self.own: list[tuple[float, float]] = []
-        self.others: list[tuple[float, float]] = []
+        self._batches, self._steps = batches, steps
+        self.taken: list[tuple[float, float]] = []
 
     def __len__(self) -> int:
         return self._steps
@@ -172,14 +193,9 @@ class Turns(Tiles):
     def epoch(self, epoch: int, seed: int, **place: Any) -> Iterator[TileBatch]:
         """The batches, again and again."""
         for number in range(self._steps):
-            batch = self._batches[number % len(self._batches)]
-            # A run asks torch for determinism, which costs a little; the plain way is without.
-            torch.use_deterministic_algorithms(False)
-            self.others.append(timed(lambda batch=batch, number=number: self._other(batch, number))[1:])
-            torch.use_deterministic_algorithms(True, warn_only=True)
             begin = time.perf_counter(), time.process_time()
-            yield batch
-            self.own.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+            yield self._batches[number % len(self._batches)]
+            self.taken.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
 
 
 def loading(given: Given) -> dict[str, Any]:

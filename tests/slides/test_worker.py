@@ -22,7 +22,7 @@ from unruly import SIDE, open_unruly
 from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Region
 from histill.slides.limits import Limits, limits_supported
-from histill.slides.worker import IN_FLIGHT, GuardedSlide, open_guarded
+from histill.slides.worker import IN_FLIGHT, PIXELS_IN_FLIGHT, GuardedSlide, open_guarded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="readers are told by /proc")
 
@@ -262,7 +262,12 @@ def test_many_come_in_order_with_errors_in_their_places(opened: Open) -> None:
         assert np.array_equal(outcomes[column], direct.read_as(at(column), 60, 40))
 
 
-def test_few_are_in_flight_and_others_may_be_asked_between(opened: Open) -> None:
+@pytest.mark.parametrize("most", [IN_FLIGHT, 7])
+def test_few_are_in_flight_and_others_may_be_asked_between(
+    opened: Open, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert PIXELS_IN_FLIGHT // 256**2 >= 64  # a batch of tiles as most encoders want them
+    monkeypatch.setattr("histill.slides.worker.PIXELS_IN_FLIGHT", 60 * 60 * most if most > IN_FLIGHT else 1)
     slide = opened()
     direct = open_unruly(slide.path)
     asked: list[int] = []
@@ -273,7 +278,7 @@ def test_few_are_in_flight_and_others_may_be_asked_between(opened: Open) -> None
             yield at(column), 60, 60
 
     for column, outcome in enumerate(slide.read_many(requests())):
-        assert len(asked) <= column + IN_FLIGHT
+        assert len(asked) == min(column + most, 12)
         assert np.array_equal(outcome, direct.read_as(at(column), 60, 60))
         assert np.array_equal(slide.thumbnail(20), direct.thumbnail(20))
     assert len(asked) == 12

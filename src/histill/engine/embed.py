@@ -21,7 +21,7 @@ from histill.core.manifest import Manifest, Sample
 from histill.core.storage import remove, safe_name, write_bytes
 from histill.data.regions import Regions
 from histill.engine.apply import Applied, Listener, Made, Model, apply
-from histill.engine.run import Machine, build_fabric
+from histill.engine.run import Machine, accelerator_of, build_fabric
 from histill.engine.stitching import Unreadable, full_batches
 from histill.engine.tiled import TiledWork, TileSettings
 from histill.formats.trident import magnification_of, write_bag, write_patches
@@ -51,8 +51,8 @@ class EmbedSettings(TileSettings):
     """of neighbouring tiles, as a share of their side"""
     least_tissue: Share = 0.1
     """tiles with a smaller share of tissue are left out"""
-    batch_size: PositiveInt = 64
-    """tiles in one call of the encoder"""
+    batch_size: PositiveInt = 16
+    """tiles in one call of the encoder; see `suited_batch`"""
 
 
 class EmbedWork(TiledWork):
@@ -197,6 +197,17 @@ def embed_slides(
     work = EmbedWork(embedder, fabric, plan, within, without)
     where = folder / grid_folder(plan)
     return apply(work, model, table, where, fabric=fabric, most_quarantined=most_quarantined, listener=listener)
+
+
+def suited_batch(machine: Machine) -> int:
+    """How many tiles a machine's encoder is best given at a time.
+
+    A CPU gains nothing by more; but a slide's last batch is filled up, and the larger it is, the more of it is idle.
+
+    Raises:
+        HistillError: usage (2) if there is no GPU for it.
+    """
+    return 64 if accelerator_of(machine) == "cuda" else 16
 
 
 def grid_folder(settings: EmbedSettings) -> str:

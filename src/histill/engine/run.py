@@ -32,6 +32,7 @@ from histill.core.storage import lock, new_folder, remove, sweep, write_bytes
 from histill.data.augment import Augmentation
 from histill.data.tiles import Masks, Tiles
 from histill.engine.checkpoint import State, load_weights, read_state, weight_bytes, write_state
+from histill.engine.heap import keep_large_blocks
 from histill.engine.loop import train_stage
 from histill.engine.optim import Schedule
 from histill.engine.sameness import check_alike, check_apart, check_same, check_shares, not_shared
@@ -74,9 +75,11 @@ def build_fabric(machine: Machine, gpu: int = 0) -> Fabric:
         machine: its settings.
         gpu: which one, where it computes on a GPU.
     """
-    accelerator = _accelerator(machine)
+    accelerator = accelerator_of(machine)
     if machine.threads:
         torch.set_num_threads(machine.threads)
+    if accelerator == "cpu":
+        keep_large_blocks()
     precision: Literal["bf16-mixed", "32-true"] = "32-true"
     if machine.precision == "bf16" or (machine.precision == "auto" and _has_bf16(accelerator)):
         precision = "bf16-mixed"
@@ -97,7 +100,7 @@ def meet(machine: Machine) -> tuple[Fabric, Team]:
     Raises:
         HistillError: usage (2) if there is no GPU, or none for this process; as `join`.
     """
-    accelerator, gpu = _accelerator(machine), 0
+    accelerator, gpu = accelerator_of(machine), 0
     if accelerator == "cuda":
         # A scheduler may let each process see one GPU alone.
         seen, local = torch.cuda.device_count(), find_place(os.environ).local
@@ -115,7 +118,12 @@ def meet(machine: Machine) -> tuple[Fabric, Team]:
     return build_fabric(machine, gpu), team
 
 
-def _accelerator(machine: Machine) -> Literal["cpu", "cuda"]:
+def accelerator_of(machine: Machine) -> Literal["cpu", "cuda"]:
+    """What a machine computes with.
+
+    Raises:
+        HistillError: usage (2) if that is a GPU, and there is none.
+    """
     there = torch.cuda.is_available()
     if machine.accelerator == "auto":
         return "cuda" if there else "cpu"

@@ -23,7 +23,8 @@ from histill.slides.limits import LIMITS, Limits
 from histill.slides.reader import OPENING, Opener, Opening, Reader, ReaderError
 
 TRIES = 2
-IN_FLIGHT = 4
+IN_FLIGHT, PIXELS_IN_FLIGHT = 4, 1 << 22
+"""Answers that are asked for ahead: as many small ones as a network takes at once, or a few large ones."""
 
 MOST_A_REQUEST = 1 << 28
 """Pixels of a level: what takes more to read, as a slide's thumbnail without a pyramid, is asked for in parts."""
@@ -91,7 +92,7 @@ class GuardedSlide(Slide):
         """What `read_as` gives for each, in order; the next few are read while the caller works on one.
 
         A HistillError among the answers says why that one request failed; the others go on. No more than `IN_FLIGHT`
-        answers are held at a time. Each request is one, however large.
+        answers are held at a time, or `PIXELS_IN_FLIGHT` if that is more. Each request is one, however large.
 
         Args:
             requests: region, width and height of each; taken as they are needed.
@@ -103,7 +104,7 @@ class GuardedSlide(Slide):
         try:
             for region, width, height in requests:
                 tickets.append(self._send("read_as", region, width, height))
-                if len(tickets) == IN_FLIGHT:
+                if len(tickets) >= max(IN_FLIGHT, PIXELS_IN_FLIGHT // (width * height)):
                     yield self._outcome(tickets.popleft())
             while tickets:
                 yield self._outcome(tickets.popleft())
