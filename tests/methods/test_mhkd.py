@@ -1,5 +1,6 @@
 """MHKD step by step: what each is taught, by hand; who learns and who does not; plans; what is refused."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -251,6 +252,24 @@ def test_a_plan_teaches_its_lessons_and_moves_who_learns_from_them(plan: str) ->
 def test_plans_differ_in_nothing_but_their_lessons() -> None:
     start = [at_school(plan=plan)[0].state_dict() for plan in PLANS]
     assert all(torch.equal(start[0][key], each[key]) for each in start for key in start[0])
+
+
+@pytest.mark.parametrize(("changes", "inherits"), [({}, True), ({"plan": "low"}, False), ({"inherit": False}, False)])
+def test_a_student_who_is_taught_begins_with_the_teachers_head_and_trunk(
+    changes: dict[str, Any], inherits: bool
+) -> None:
+    method, school = at_school(**changes)
+    before = copy.deepcopy(method.detector.state_dict())
+    method.begin(school, first=False)
+    after, taught = method.detector.state_dict(), school.teacher.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    method.begin(school, first=True)
+    after = method.detector.state_dict()
+    for part in ("head", "encoder"):
+        keys = [key for key in after if key.startswith(part)]
+        assert all(torch.equal(after[key], taught[key]) for key in keys) == inherits
+    # The pyramids begin at other levels.
+    assert all(torch.equal(after[key], before[key]) for key in after if key.startswith("pyramid"))
 
 
 def test_the_ceiling_looks_at_high_resolution() -> None:

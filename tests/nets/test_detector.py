@@ -353,3 +353,19 @@ def test_start_weights_and_frozen_norms(tmp_path: Any) -> None:
     frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
     assert frozen
     assert all(name.startswith("encoder.") for name in frozen)
+
+
+@pytest.mark.parametrize(
+    ("values", "head", "trunk"), [({}, 1, 1), ({"depth": 2}, 0, 1), ({"encoder": "resnet10t"}, 1, 0)]
+)
+def test_what_fits_is_inherited(values: dict[str, Any], head: int, trunk: int) -> None:
+    teacher = detector()
+    torch.manual_seed(7)
+    student = build_detector(teacher.settings.model_copy(update={"levels": (2, 6), "weights": "none", **values}), 2)
+    student.inherit(teacher)
+    own, theirs = student.state_dict(), teacher.state_dict()
+    for part, inherited in (("head", head), ("encoder", trunk)):
+        keys = [key for key in own if key.startswith(part) and key in theirs]
+        assert (
+            all(own[key].shape == theirs[key].shape and torch.equal(own[key], theirs[key]) for key in keys) == inherited
+        )

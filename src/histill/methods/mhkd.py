@@ -57,6 +57,7 @@ CARD = Card(
     ours=(
         "the plan of the steps is the paper's; all numbers and the forms of all terms are ours, after FGD and FCOS",
         "low resolution is made from high: lens, area down-sampling, sensor noise, JPEG",
+        "the student begins with the teacher's head, and with its trunk if of one kind",
         "the student's first level learns from the teacher's finer levels too",
         "classes and boxes are taught at the cells where teacher and student answer for the same object",
         "maps can be compared in units of the teacher's, for trunks without normalisation layers",
@@ -103,6 +104,8 @@ class Config(Strict):
     """folder of an earlier run whose teacher is taken in place of step 0: one teacher can serve all r"""
     learn: Schedule = Schedule(epochs=24, batch_size=16, head_factor=1, weight_decay=1e-4, warmup=0.05)
     """step 1, and step 2 again"""
+    inherit: bool = True
+    """in step 1 a student who is taught begins with the teacher's head, and with its trunk where both are of one kind"""
     shallow: Annotated[int, Field(ge=2)] = 3
     """maps of levels up to this one, of trunk and pyramid, are taught in step 1; the pyramid's deeper ones in step 2"""
     units: bool = False
@@ -242,6 +245,8 @@ class Mhkd(BoxMethod):
         """Load the student's start weights; keep frozen what was frozen before, also in a run that goes on."""
         if first:
             self.detector.start()
+            if self.config.inherit and self.config.plan != "low":
+                self.detector.inherit(school.teacher)
         self.detector.hold()
         school.teacher.hold()
 

@@ -244,6 +244,18 @@ class Detector(nn.Module):
         self.encoder.start_from(self.settings.weights)
         self.hold()
 
+    def inherit(self, teacher: Detector) -> None:
+        """Take over a teacher's head where it has the same shape, and its trunk where it is of the same kind.
+
+        The head is the same at all levels of a pyramid, so that levels which are not the teacher's can begin with it
+        too: the inheriting strategy of Yang et al., "Focal and global knowledge distillation for detectors", CVPR 2022.
+        """
+        own, theirs = self.settings, teacher.settings
+        if (own.channels, own.depth) == (theirs.channels, theirs.depth):
+            self.head.load_state_dict(teacher.head.state_dict())
+        if own.encoder == theirs.encoder:
+            self.encoder.load_state_dict(teacher.encoder.state_dict())
+
     def hold(self) -> None:
         """Freeze what the settings say, also where the trunk's start weights were loaded, and learnt on, elsewhere."""
         self.encoder.pretrained = self.settings.weights != "none"
