@@ -50,6 +50,10 @@ OURS, FULL = "wsisum", "all tiles"
 BASELINES = ("random", "cluster", "cluster-quota", "entropy", "location", "farthest")
 ASKED = ("random", "cluster", "entropy", "location")
 """Those that the summary is asked to beat."""
+LEARNT_FROM = (OURS, "random", "cluster")
+"""Those of which MIL is shown at every budget."""
+GATED, PROBE = "gated ABMIL", "linear probe"
+AUC = f"AUC of {GATED}"
 MEASURES = {
     "nearest_cosine": "cosine to the nearest kept tile",
     "mean_cosine": "cosine of the mean vectors",
@@ -172,27 +176,40 @@ def downstream(
     slides: Slides, choices: dict[str, dict[int, Choose]], bags: Path, share: float
 ) -> Iterator[tuple[Cell, ...]]:
     """What gated ABMIL and a linear probe say of test slides, learnt from and told by full bags or by summaries."""
-    patients = [each.sample.id for each in slides.of["test"]]
-    resampling = resample(patients)
-    truth = np.array([RARE.classes.index(each.sample.labels[0]) for each in slides.of["test"]])
     reference: dict[str, NDArray[np.float64]] = {}
+    n = len(slides.of["test"])
     for name in (FULL, *choices):
-        for head in ("gated ABMIL", "linear probe"):
-            said, costs = [], []
-            for seed in SEEDS:
-                folder = bags if name == FULL else summaries(slides, name, choices[name][seed], share, seed)
-                told, seconds = (_mil if head == "gated ABMIL" else _probe)(slides, f"{name} {share:g}", folder, seed)
-                said.append(told)
-                costs.append(
-                    (1e3 * seconds / len(truth), sum(path.stat().st_size for path in folder.glob("*.h5")) / 1e6)
-                )
-            # Seeds are pooled: their probabilities' mean is what is scored.
-            found = measures(truth, np.mean(said, axis=0), resampling)
+        for head in (GATED, PROBE):
+            found, cost = learnt(slides, name, choices.get(name), bags, share, head)
             reference.setdefault(head, found["AUC"])
-            cells = [number(found[each], len(truth)) for each in ("AUC", "balanced accuracy", "macro F1")]
-            difference = paired(found["AUC"], reference[head], len(truth), names=(name, FULL))
-            cost = [f"{value:.1f}" for value in np.median(costs, axis=0)]
-            yield (name, head, *cells, None if name == FULL else difference.number, *cost)
+            cells = [number(found[each], n) for each in ("AUC", "balanced accuracy", "macro F1")]
+            difference = paired(found["AUC"], reference[head], n, names=(name, FULL))
+            yield (name, head, *cells, None if name == FULL else difference.number, *(f"{value:.1f}" for value in cost))
+
+
+def learnt(
+    slides: Slides, name: str, choose: dict[int, Choose] | None, bags: Path, share: float, head: str
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Measures of a model on test slides, seeds pooled; and ms a slide and MB in all, medians of seeds."""
+    truth = np.array([RARE.classes.index(each.sample.labels[0]) for each in slides.of["test"]])
+    said, costs = [], []
+    for seed in SEEDS:
+        folder = bags if choose is None else summaries(slides, name, choose[seed], share, seed)
+        told, seconds = (_mil if head == GATED else _probe)(slides, f"{name} {share:g}", folder, seed)
+        said.append(told)
+        costs.append((1e3 * seconds / len(truth), sum(path.stat().st_size for path in folder.glob("*.h5")) / 1e6))
+    # Seeds are pooled: their probabilities' mean is what is scored.
+    found = measures(truth, np.mean(said, axis=0), resample([each.sample.id for each in slides.of["test"]]))
+    return found, np.median(costs, axis=0)
+
+
+def by_budget(slides: Slides, choices: dict[str, dict[int, Choose]], bags: Path) -> dict[str, list[Number]]:
+    """The AUC of gated ABMIL by what share of the tiles is kept."""
+    n = len(slides.of["test"])
+    return {
+        name: [number(learnt(slides, name, choices[name], bags, share, GATED)[0]["AUC"], n) for share in SHARES]
+        for name in LEARNT_FROM
+    }
 
 
 def summaries(slides: Slides, name: str, choose: Choose, share: float, seed: int) -> Path:
@@ -236,23 +253,30 @@ def _probe(slides: Slides, name: str, bags: Path, seed: int) -> tuple[NDArray[np
     return said, time.process_time() - began
 
 
-def curve(slides: Slides, choices: dict[str, dict[int, Choose]], judge: Any) -> tuple[Table, bytes]:
-    """Fidelity and rare tissue by budget, as a table and a plot."""
+def curve(
+    slides: Slides, choices: dict[str, dict[int, Choose]], judge: Any, aucs: dict[str, list[Number]]
+) -> tuple[Table, bytes]:
+    """Fidelity, rare tissue and what MIL learns by budget, as a table and a plot."""
     from io import BytesIO
 
     from matplotlib.figure import Figure
 
     shown = {"nearest_cosine": "nearest kept tile", "mean_cosine": "mean vectors", "enriched": "rare share, kept / bag"}
-    figure = Figure((12, 4), layout="constrained")
-    axes = figure.subplots(1, len(shown))
+    figure = Figure((16, 4), layout="constrained")
+    axes = figure.subplots(1, len(shown) + 1)
     rows: list[tuple[Cell, ...]] = []
-    for name, choose in choices.items():
+    x = [100 * share for share in SHARES]
+    for place, (name, choose) in enumerate(choices.items()):
         found = [scored(slides, choose, judge, share) for share in SHARES]
-        for axis, measure in zip(axes, shown, strict=True):
+        style = {"marker": "o", "label": name, "lw": 2.5 if name == OURS else 1, "color": f"C{place}"}
+        for axis, measure in zip(axes, shown, strict=False):
             means = [float(np.nanmean(each[measure])) for each in found]
-            axis.plot([100 * share for share in SHARES], means, marker="o", label=name, lw=2.5 if name == OURS else 1)
+            axis.plot(x, means, **style)
             rows.append((name, shown[measure], *(f"{value:.4f}" for value in means)))
-    for axis, title in zip(axes, shown.values(), strict=True):
+        if name in aucs:
+            axes[-1].plot(x, [each.value for each in aucs[name]], **style)
+            rows.append((name, AUC, *aucs[name]))
+    for axis, title in zip(axes, (*shown.values(), AUC), strict=True):
         axis.set(xlabel="tiles kept, %", title=title, xscale="log")
         axis.set_xticks([100 * share for share in SHARES], [f"{100 * share:.3g}" for share in SHARES], minor=False)
         axis.set_xticks([], minor=True)
@@ -285,7 +309,7 @@ def main() -> None:
         for name, each in scores.items()
         for measure, values in each.items()
     }
-    by_budget, picture = curve(slides, choices, judge)
+    budgets, picture = curve(slides, choices, judge, by_budget(slides, choices, bags))
     write_bytes(given.out / "budgets.png", picture)
     learnt = tuple(downstream(slides, {name: choices[name] for name in (OURS, *ASKED)}, bags, SHARE))
     measured = ("AUC", "balanced accuracy", "macro F1", "AUC less that of all tiles", "ms a slide", "MB in all")
@@ -294,7 +318,7 @@ def main() -> None:
         "Learnt from train and val, told of test; probabilities' mean over seeds. Brackets: 95 % interval over slides. "
         "ms: of the processor, to read and predict; MB: feature files of all slides."
     )
-    tables = (*fidelity_table(slides, scores), by_budget, Table("Downstream", columns, learnt, note))
+    tables = (*fidelity_table(slides, scores), budgets, Table("Downstream", columns, learnt, note))
     warnings = (
         "The slides are made up (synthetic): figures say how ways to choose compare, not how they do on tissue",
     )

@@ -78,7 +78,7 @@ class Arguments:
     """slides: write no GeoJSON"""
     most_unreadable: str = "1%"
     """slides: put a slide aside if more than this share of its tiles cannot be read; fewer are left out and counted"""
-    score: float = 0.3
+    score: float = 0.5
     """objects: boxes of at least this score are counted, drawn and listed; the files of boxes hold the others too"""
     coarse: bool = False
     """objects in images: they are as coarse as the network looks at them already, whatever their spacing"""

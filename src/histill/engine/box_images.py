@@ -37,7 +37,7 @@ class BoxImageSettings(Strict):
 
     coarse: bool = False
     """images are as coarse as the method looks at them already, whatever their spacing"""
-    score: Share = 0.3
+    score: Share = 0.5
     """boxes of at least this score are counted and drawn; the file of boxes holds the others too"""
 
 

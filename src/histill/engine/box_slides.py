@@ -45,7 +45,7 @@ ROWS = 2048
 class BoxSlideSettings(TileSettings):
     """How a slide is cut into tiles and what is written of it."""
 
-    score: Share = 0.3
+    score: Share = 0.5
     """boxes of at least this score are counted, drawn and listed; the file of boxes holds the others too"""
     outlines: bool = True
     """write detections for QuPath"""
