@@ -105,7 +105,7 @@ class Config(Strict):
     learn: Schedule = Schedule(epochs=24, batch_size=16, head_factor=1, weight_decay=1e-4, warmup=0.05)
     """step 1, and step 2 again"""
     inherit: bool = True
-    """in step 1 a student who is taught begins with the teacher's head, and with its trunk where both are of one kind"""
+    """a student who is taught begins with the teacher's head, and with its trunk where both are of one kind"""
     shallow: Annotated[int, Field(ge=2)] = 3
     """maps of levels up to this one, of trunk and pyramid, are taught in step 1; the pyramid's deeper ones in step 2"""
     units: bool = False
