@@ -15,13 +15,14 @@ from scipy.ndimage import maximum_filter1d
 
 from histill.core.bags import Corners
 from histill.core.labels import PALETTE
+from histill.report.legend import GAP, INK, Text, with_legend
 from histill.slides.base import RgbImage
 
 COLOURS = 200
 """Clusters that have a colour of their own; later ones take these again."""
 
-INK, PLANE = (43, 36, 56), 246
-"""What outlines the kept tiles; what tiles lie on where there is no picture of the slide."""
+PLANE = 246
+"""What tiles lie on where there is no picture of the slide."""
 
 PALE, TINT, HEAT = 0.65, 0.5, 0.6
 """How much is left of the slide's contrast, and how much of a tile's colour lies over it: its cluster's, its heat."""
@@ -30,7 +31,6 @@ LARGEST, MARK, FILLED = 64, 7, 16
 """Side in px of a tile at most where there is no picture of the slide; of a kept tile at least, if there is room; of
 kept tiles in which nothing of the slide could be made out, and which are filled."""
 
-_GAP, _ROW, _NARROWEST = 6, 24, 340
 
 Pixels = NDArray[np.int32]
 Integers = NDArray[np.integer[Any]]
@@ -99,11 +99,11 @@ def summary_picture(
     # The colours themselves, as many as a line holds.
     swatches = np.repeat(np.repeat(cluster_colours(int(present[-1]) + 1)[None, present[:50]], 6, axis=1), 14, axis=0)
     items = (
-        (f"{len(coords):,} tile{'s'[: len(coords) != 1]}",),
-        (f"{len(kept):,} kept ({len(kept) / len(coords):.1%}), outlined",),
-        (f"{len(present)} cluster{'s'[: len(present) != 1]}", swatches),
+        (Text(f"{len(coords):,} tile{'s'[: len(coords) != 1]}"),),
+        (Text(f"{len(kept):,} kept ({len(kept) / len(coords):.1%}), outlined"),),
+        (Text(f"{len(present)} cluster{'s'[: len(present) != 1]}"), swatches),
     )
-    return _with_legend(picture, items)
+    return with_legend(picture, items)
 
 
 def attention_picture(
@@ -143,8 +143,8 @@ def attention_picture(
     top = _on_top(laid.first, laid.last, np.argsort(weights, kind="stable"), laid.ground.shape[:2])
     picture = _tinted(laid.ground, top, colours, HEAT if thumbnail is not None else 1.0)
     bar: NDArray[np.uint8] = np.repeat(heat[None, ::2], 14, axis=0).astype(np.uint8)  # [14, 128, 3]
-    shares = [(f"top {part:.0%} of tiles: {top_share(weights, part):.1%} of attention",) for part in (0.01, 0.1)]
-    return _with_legend(picture, [("least looked at", bar, "most looked at"), *shares])
+    shares = [(Text(f"top {part:.0%} of tiles: {top_share(weights, part):.1%} of attention"),) for part in (0.01, 0.1)]
+    return with_legend(picture, [(Text("least looked at"), bar, Text("most looked at")), *shares])
 
 
 def top_share(attention: NDArray[np.floating[Any]], part: float) -> float:
@@ -189,7 +189,7 @@ def contact_sheet(
     high = wide + (18 if titles is not None else 0)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    size = columns * (wide + _GAP) + _GAP, rows * (high + _GAP) + _GAP
+    size = columns * (wide + GAP) + GAP, rows * (high + GAP) + GAP
     sheet = Image.new("RGB", size, "white")
     order = np.argsort(np.asarray(clusters), kind="stable").tolist()
     colours = cluster_colours(max(clusters) + 1).tolist()
@@ -201,7 +201,7 @@ def contact_sheet(
         if titles is not None:
             ImageDraw.Draw(cell).text((1, wide + 1), titles[index], fill=INK, font=ImageFont.load_default(13))
         row, column = divmod(place, columns)
-        sheet.paste(cell, (_GAP + column * (wide + _GAP), _GAP + row * (high + _GAP)))
+        sheet.paste(cell, (GAP + column * (wide + GAP), GAP + row * (high + GAP)))
     return np.asarray(sheet)
 
 
@@ -326,29 +326,3 @@ def _percentile(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _resized(picture: RgbImage, width: int, height: int) -> RgbImage:
     how = cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=how), np.uint8)
-
-
-def _with_legend(picture: RgbImage, items: Sequence[Sequence[str | RgbImage]]) -> RgbImage:
-    """The picture, and below it items side by side in as many rows as they need; what is in an item stays together."""
-    height, width = picture.shape[0], max(picture.shape[1], _NARROWEST)
-    font = ImageFont.load_default(14)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    wide = [[round(measure.textlength(p, font)) if isinstance(p, str) else p.shape[1] for p in item] for item in items]
-    places, left, row = [], _GAP, 0
-    for each in wide:
-        length = sum(each) + _GAP * (len(each) - 1)
-        if left > _GAP and left + length > width:
-            left, row = _GAP, row + 1
-        places.append((left, height + 4 + row * _ROW))
-        left += length + 3 * _GAP
-    sheet = Image.new("RGB", (width, height + 4 + (row + 1) * _ROW), "white")
-    sheet.paste(Image.fromarray(picture), (0, 0))
-    draw = ImageDraw.Draw(sheet)
-    for (x, y), item, lengths in zip(places, items, wide, strict=True):
-        for piece, length in zip(item, lengths, strict=True):
-            if isinstance(piece, str):
-                draw.text((x, y + 1), piece, fill=INK, font=font)
-            else:
-                sheet.paste(Image.fromarray(piece), (x, y + 3))
-            x += length + _GAP
-    return np.asarray(sheet)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from histill.core.geometry import Grid
 from histill.core.labels import Colour
+from histill.report.legend import FAULT, Item, Text, swatch, with_legend
 from histill.slides.base import RgbImage
 from histill.slides.tissue import Dropped, Tissue
 
@@ -22,7 +20,6 @@ LEFT_OUT: dict[Dropped, tuple[str, Colour]] = {
     Dropped.BORDER: ("not scanned", (130, 130, 130)),
 }
 
-_INK, _FAULT, _ROW, _NARROWEST = "#2b2438", "#b3261e", 24, 340
 _DISTINCT = 6
 """the side in px from which on tiles are drawn one by one; smaller ones as the area they cover"""
 
@@ -49,7 +46,7 @@ def tissue_picture(thumbnail: RgbImage, tissue: Tissue, grid: Grid | None = None
     mask = _fitted(tissue.mask.astype(np.uint8), height, width)
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, outlines, -1, OUTLINE, thick)
-    return _with_legend(picture, _legend(tissue, grid))
+    return with_legend(picture, _legend(tissue, grid))
 
 
 def _fitted(values: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -76,34 +73,15 @@ def _draw_tiles(picture: RgbImage, grid: Grid, colour: Colour) -> None:
     _tint(picture, covered > 0, colour, 0.3)
 
 
-def _legend(tissue: Tissue, grid: Grid | None) -> list[tuple[Colour | None, str, str]]:
-    """What stands below the picture: a patch of colour or none, a text, and the text's colour."""
-    items: list[tuple[Colour | None, str, str]] = [
-        (None, f"no tissue: {tissue.why}", _FAULT) if tissue.why else (OUTLINE, f"tissue {tissue.share:.1%}", _INK)
+def _legend(tissue: Tissue, grid: Grid | None) -> list[Item]:
+    """What stands below the picture."""
+    items: list[Item] = [
+        (Text(f"no tissue: {tissue.why}", FAULT),)
+        if tissue.why
+        else (swatch(OUTLINE), Text(f"tissue {tissue.share:.1%}"))
     ]
     if grid is not None:
         size = f"{grid.side * grid.frame.mpp:.4g} um ({grid.side} px at {grid.frame.mpp:.4g} um/px)"
-        items.append((TILES[tissue.kind], f"{len(grid):,} tile{'s'[: len(grid) != 1]} of {size}", _INK))
-    items += [(colour, text, _INK) for why, (text, colour) in LEFT_OUT.items() if (tissue.dropped == why).any()]
-    return [*items, (None, f"{tissue.kind}, threshold {tissue.threshold:.3f}", _INK)]
-
-
-def _with_legend(picture: RgbImage, items: Sequence[tuple[Colour | None, str, str]]) -> RgbImage:
-    height, width = picture.shape[0], max(picture.shape[1], _NARROWEST)
-    font = ImageFont.load_default(14)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    places, left, row = [], 6, 0
-    for colour, text, _ in items:
-        wide = round(measure.textlength(text, font)) + (20 if colour else 0)
-        if left > 6 and left + wide > width:
-            left, row = 6, row + 1
-        places.append((left, height + 4 + row * _ROW))
-        left += wide + 18
-    sheet = Image.new("RGB", (width, height + 4 + (row + 1) * _ROW), "white")
-    sheet.paste(Image.fromarray(picture), (0, 0))
-    draw = ImageDraw.Draw(sheet)
-    for (x, y), (colour, text, ink) in zip(places, items, strict=True):
-        if colour:
-            draw.rectangle((x, y + 3, x + 13, y + 16), fill=colour)
-        draw.text((x + 20 if colour else x, y + 1), text, fill=ink, font=font)
-    return np.asarray(sheet)
+        items.append((swatch(TILES[tissue.kind]), Text(f"{len(grid):,} tile{'s'[: len(grid) != 1]} of {size}")))
+    items += [(swatch(colour), Text(text)) for why, (text, colour) in LEFT_OUT.items() if (tissue.dropped == why).any()]
+    return [*items, (Text(f"{tissue.kind}, threshold {tissue.threshold:.3f}"),)]
