@@ -20,7 +20,7 @@ from histill.core.record import EMPTY, OK, QUARANTINED, read_record
 from histill.data.bags import find_bags, read_bag
 from histill.engine import embed
 from histill.engine.apply import Applied
-from histill.engine.embed import EmbedSettings, embed_slides, grid_folder, slide_name
+from histill.engine.embed import EmbedSettings, embed_slides, grid_folder, slide_name, suited_batch
 from histill.engine.run import Machine
 from histill.formats.trident import read_patches
 from histill.nets.embedders import Embedder, build_embedder
@@ -318,3 +318,12 @@ def test_a_real_slide(data_root: Path, tmp_path: Path) -> None:
             image = torch.from_numpy(slide.read_as(frame.region(x, y, SIDE, SIDE), SIDE, SIDE))
             alone = squeezenet(image.permute(2, 0, 1)[None].float() / 255)[0].numpy()
             assert np.allclose(alone, bag.features[number], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("there", "batch"), [("cpu", 16), ("cuda", 64)])
+def test_as_many_tiles_go_in_one_call_as_suit_the_machine(
+    there: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histill.engine.embed.accelerator_of", lambda machine: there)
+    assert suited_batch(Machine()) == batch
+    assert EmbedSettings().batch_size == 16
