@@ -64,9 +64,9 @@ def jobs(sets: list[str]) -> list[Job]:
     for seed in SEEDS:
         for data in sets:
             made += [Job(data, plan, ratio, seed) for plan, ratio in (("high", 1), *_students(data))]
-    for data in sets:
-        made += [Job(data, plan, RATIOS[data], SEEDS[0]) for plan in ONE_SEED]
+    made += [Job("kidneys", plan, RATIOS["kidneys"], SEEDS[0]) for plan in ONE_SEED]
     made += [Job("kidneys", plan, ratio, SEEDS[0]) for ratio in CURVE for plan in ("low", "hybrid")]
+    made += [Job(data, plan, RATIOS[data], SEEDS[0]) for data in sets for plan in ONE_SEED]
     return list(dict.fromkeys(made))
 
 
