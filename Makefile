@@ -41,6 +41,7 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/mhkd.py
 
 clean:
 	rm -rf $(VENV) demo-out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -21,7 +21,7 @@ from histill.slides.base import Slide
 from histill.slides.degrade import Scanner, degrade
 from histill.slides.open import open_slide
 
-SIDE, BAND, ROUNDS = 4096, 512, 3
+SIDE, MPP, BAND, ROUNDS = 4096, 1.0, 512, 3
 
 
 def measure_costs(out: Path, to: Path) -> None:
@@ -29,7 +29,7 @@ def measure_costs(out: Path, to: Path) -> None:
     folder = out / "costs"
     whole = folder / "r1.tif"
     if not whole.exists():
-        write_kidney_slide(whole, folder / "boxes.json", side=SIDE, mpp=1.0, seed=5)
+        write_kidney_slide(whole, folder / "boxes.json", side=SIDE, mpp=MPP, seed=5)
     found = {}
     for ratio in (1, *CURVE):
         slide = folder / f"r{ratio}.tif"
@@ -47,7 +47,7 @@ def measure_costs(out: Path, to: Path) -> None:
                 raise SystemExit(f"histill predict ended with {code}")
         # The first warms up.
         found[str(ratio)] = {"bytes": slide.stat().st_size, "seconds": float(np.median(seconds[1:]))}
-    write_json(to, {"side": SIDE, "slide": found})
+    write_json(to, {"side": SIDE, "mpp": MPP, "slide": found})
 
 
 def write_coarse(slide: Slide, path: Path, ratio: int) -> None:

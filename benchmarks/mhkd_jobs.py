@@ -122,11 +122,16 @@ def run(job: Job, table: Path, out: Path) -> None:
     given = ["--train", table, "--recipe", RECIPE, "--run", folder / "run", "--seed", job.seed, "--threads", "1"]
     histill(["train", "mhkd", *map(str, given), *flags_of(job), *teacher_of(job, out)])
     histill(["predict", folder / "run", table, "--split", "test", "--to", folder / "predictions", "--threads", "1"])
-    if job.ratio == 8 and (DATA / "hubmap_kidney_lowmag").is_dir():
-        check = table_of("hubmap", out)
-        histill(["predict", folder / "run", check, "--coarse", "--to", folder / "hubmap", "--threads", "1"])
     write_json(folder / "done.json", {"of": identity(job, table), "seconds": round(time.monotonic() - began)})
     print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def predict_hubmap(job: Job, out: Path) -> Path:
+    """What a finished student finds in HuBMAP's tiles, which a coarse scanner made; done once."""
+    folder = out / "runs" / job.name
+    to = folder / "hubmap"
+    histill(["predict", folder / "run", table_of("hubmap", out), "--coarse", "--to", to, "--threads", "1"])
+    return to
 
 
 def teacher_of(job: Job, out: Path) -> list[str]:
