@@ -5,7 +5,8 @@
 
 Data sets: made-up kidneys at r = 4, and the renal biopsies below HISTILL_DATA at r = 8, halved in size; HuBMAP's tiles
 as a check across stain and scanner. What is done is skipped. Seeds and settings stand in mhkd_jobs.py and in
-recipes/mhkd-cpu.yaml; they were fixed before a test image was looked at, on made-up kidneys of another seed (11).
+recipes/mhkd-cpu.yaml; they were fixed before a test image was looked at, on made-up kidneys of another seed (11);
+but for which students are asked about HuBMAP (see docs/methods/mhkd.md).
 """
 
 from __future__ import annotations
