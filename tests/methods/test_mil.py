@@ -165,7 +165,7 @@ def test_every_head_learns_what_is_easily_learnt(table: Manifest, tmp_path: Path
 
 def test_the_epoch_of_the_least_validation_loss_is_kept(table: Manifest, tmp_path: Path) -> None:
     schedule = {"epochs": 6, "batch_size": 3, "learning_rate": 2.0, "head_factor": 1.0, "momentum": 0.0, "clip": 1.0}
-    config = resolve(Config, ("tiny", {"head": head("mean"), "learn": schedule, "select": "labels"}))
+    config = resolve(Config, ("tiny", {"head": head("mean"), "learn": schedule, "select": "loss"}))
     train(Mil, table, None, folder=tmp_path, config=config, seed=0, machine=MACHINE)
     scores = json.loads((tmp_path / "stages/learn/record.json").read_bytes())["details"]["scores"]
     method = load(tmp_path, find).method
@@ -175,6 +175,54 @@ def test_the_epoch_of_the_least_validation_loss_is_kept(table: Manifest, tmp_pat
         losses.append(-np.log(told[SLIDES.classes.index(sample.labels[0])]))
     assert max(scores) == pytest.approx(-np.mean(losses), rel=1e-3)
     assert max(scores) > min(scores)
+
+
+def test_the_epoch_of_the_greatest_validation_auc_is_kept(table: Manifest, tmp_path: Path) -> None:
+    schedule = {"epochs": 6, "batch_size": 3, "learning_rate": 2.0, "head_factor": 1.0, "momentum": 0.0, "clip": 1.0}
+    config = resolve(Config, ("tiny", {"head": head("mean"), "learn": schedule}))
+    train(Mil, table, None, folder=tmp_path, config=config, seed=0, machine=MACHINE)
+    scores = json.loads((tmp_path / "stages/learn/record.json").read_bytes())["details"]["scores"]
+    method = load(tmp_path, find).method
+    truth, said, losses = [], [], []
+    for sample in table.of_split("val").samples:
+        told = method.predict(read_bag(sample.path)).probabilities
+        truth.append(SLIDES.classes.index(sample.labels[0]))
+        said.append(told[1])
+        losses.append(-np.log(told[truth[-1]]))
+    won = [
+        (one > other) + (one == other) / 2
+        for one, rare in zip(said, truth, strict=True)
+        for other, also in zip(said, truth, strict=True)
+        if rare and not also
+    ]
+    assert max(scores) == pytest.approx(np.mean(won) - 1e-3 * np.mean(losses) / len(losses) ** 2, abs=1e-6)
+    assert len(set(scores)) > 1
+
+
+def test_of_equal_auc_the_epoch_of_the_lower_loss_is_kept(table: Manifest, tmp_path: Path) -> None:
+    schedule = {"epochs": 4, "batch_size": 3, "learning_rate": 0.05, "head_factor": 1.0, "momentum": 0.0}
+    scores = {}
+    for by in ("auc", "loss"):
+        config = resolve(Config, ("tiny", {"head": head("mean"), "learn": schedule, "select": by}))
+        train(Mil, table, None, folder=tmp_path / by, config=config, seed=0, machine=MACHINE)
+        record = json.loads((tmp_path / by / "stages/learn/record.json").read_bytes())
+        scores[by] = np.array(record["details"]["scores"])
+    losses, n = -scores["loss"], len(table.of_split("val").samples)
+    areas = scores["auc"] + 1e-3 * losses / n**2
+    assert np.ptp(areas) < 1e-9
+    assert np.ptp(losses) > 1e-3
+    assert scores["auc"].argmax() == losses.argmin()
+
+
+def test_validation_bags_of_one_class_are_judged_by_their_loss(table: Manifest, tmp_path: Path) -> None:
+    one = table.of_split("val").samples[0].labels
+    kept = [each for each in table.samples if each.split != "val" or each.labels == one]
+    schedule = {"epochs": 3, "batch_size": 3, "learning_rate": 0.1, "head_factor": 1.0}
+    config = resolve(Config, ("tiny", {"head": head("mean"), "learn": schedule}))
+    train(Mil, replace(table, samples=tuple(kept)), None, folder=tmp_path, config=config, seed=0, machine=MACHINE)
+    said = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [each["by"] for each in said if each["event"] == "selecting"] == ["loss"]
+    assert any("of one class" in each.get("text", "") for each in said)
 
 
 @pytest.mark.parametrize(

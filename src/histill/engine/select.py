@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from histill.engine.tile_method import TileMethod
 from histill.losses.classification import pooled_mask_loss
 from histill.metrics.segmentation import confusion, mean_iou
 
+T = TypeVar("T")
 Select = Literal["auto", "masks", "labels", "last"]
 """masks: pooled mIoU; labels: the image-label loss of the pooled mask; auto: masks where there are any, else labels."""
 
@@ -85,15 +86,17 @@ def _by_labels(method: TileMethod, tiles: Tiles, run: Run) -> float:
 @torch.no_grad()
 def mean_over(batches: Batches[B], value: Callable[[B], float], run: Run) -> float:
     """The mean over samples of what `value` says of batches, which it is given where they came from."""
-    values: list[float] = []
-    for batch in batches.epoch(0, 0, begin=run.team.rank, step=run.team.size):
-        values.append(value(batch) * len(batch.ids))
-    # In the order of the batches, so that their sum is that of one process.
-    parts = run.team.gather(values)
     total = 0.0
-    for number in range(len(batches)):
-        total += parts[number % run.team.size][number // run.team.size]
+    for each in said_of(batches, lambda batch: value(batch) * len(batch.ids), run):
+        total += each
     return total / batches.count
+
+
+def said_of(batches: Batches[B], say: Callable[[B], T], run: Run) -> list[T]:
+    """What `say` says of each batch, in their order, so that sums are those of one process."""
+    own = [say(batch) for batch in batches.epoch(0, 0, begin=run.team.rank, step=run.team.size)]
+    parts = run.team.gather(own)
+    return [parts[number % run.team.size][number // run.team.size] for number in range(len(batches))]
 
 
 def _probabilities(method: TileMethod, batch: TileBatch, run: Run) -> torch.Tensor:

@@ -5,7 +5,7 @@ A head pools the features of a bag and classifies what it pooled: the mean or th
 self-attention of TransMIL (Shao et al., NeurIPS 2021). Encoders stay as they are: bags are feature files.
 
 Where we depart from the papers: features are standardised by the training bags' mean and deviation; a bag is seen by as
-many of its tiles as memory allows; the epoch is chosen by the validation bags' loss, never by the test bags.
+many of its tiles as memory allows; the epoch is chosen by the validation bags' AUC, never by the test bags.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from histill.engine.bag_method import SlideClassifier
 from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.run import Run
-from histill.engine.select import mean_over
+from histill.engine.select import said_of
 from histill.engine.stage import Losses, Stage
+from histill.metrics.bootstrap import resample
+from histill.metrics.classification import macro_auc
 from histill.nets.mil_heads import BagOutput, MilHeadSettings, build_mil_head
 
 CARD = Card(
@@ -71,8 +73,8 @@ class Config(Strict):
         decay="cosine",
     )
     """how the head learns"""
-    select: Literal["labels", "last"] = "labels"
-    """what chooses the epoch: labels, the validation bags' loss; last, nothing"""
+    select: Literal["auc", "loss", "last"] = "auc"
+    """what chooses the epoch: auc of validation bags, of equal ones the lower loss; loss, that alone; last, nothing"""
 
 
 class Mil(SlideClassifier):
@@ -128,23 +130,45 @@ class Mil(SlideClassifier):
 
     def loss(self, batch: BagBatch) -> Losses:
         """``CE = -log softmax(z)_y``, weighted by the inverse of how common y is where classes are balanced."""
-        logits = self(batch).logits  # [b, k]
-        truth = batch.labels.argmax(dim=1)  # [b]
+        return {"CE": self.error(self(batch).logits, batch.labels)}
+
+    def error(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss's CE of logits [b, k] for labels [b, k]."""
+        truth = labels.argmax(dim=1)  # [b]
         each = F.cross_entropy(logits, truth, reduction="none")  # [b]
-        return {"CE": (each * self.balance.to(each.device)[truth]).mean()}
+        return (each * self.balance.to(each.device)[truth]).mean()
 
     def _selection(self, val: Manifest | None, run: Run) -> Callable[[], float] | None:
         if val is None or self.config.select == "last":
             return None
         _require_one_label(val)
-        bags = Bags(val, 1, self.width, workers=run.workers)
-        run.journal.say("selecting", by="labels", samples=len(val.samples))
-        return lambda: -mean_over(bags, lambda batch: self._judged(batch, run), run)
+        by = self.config.select
+        if by == "auc" and len({sample.labels for sample in val.samples}) < 2:
+            by = "loss"
+            run.journal.say(
+                "note", text="the validation bags are of one class: their loss chooses the epoch, not the AUC"
+            )
+        run.journal.say("selecting", by=by, samples=len(val.samples))
+        return partial(self._score, Bags(val, 1, self.width, workers=run.workers), by == "auc", run)
+
+    def _score(self, bags: Bags, by_auc: bool, run: Run) -> float:
+        """AUC, of equal ones greater where the mean loss is less; or minus that loss."""
+        judged = said_of(bags, lambda batch: self._judged(batch, run), run)
+        losses, truth, said = (np.array(column) for column in zip(*judged, strict=True))  # [n], [n], [n, k]
+        if not by_auc:
+            return -float(losses.mean())
+        area = macro_auc(truth, said, resample([each.id for each in bags.manifest.samples], draws=0))[0]
+        # One pair of bags in another order changes an AUC by more than this, with losses below 100.
+        return float(area - 1e-3 * losses.mean() / len(losses) ** 2)
 
     @torch.no_grad()
-    def _judged(self, batch: BagBatch, run: Run) -> float:
+    def _judged(self, batch: BagBatch, run: Run) -> tuple[float, int, list[float]]:
+        """Of one bag its loss, its class, and the probability of each class."""
+        batch = batch.to(run.fabric.device)
         with run.fabric.autocast():
-            return float(self.loss(batch.to(run.fabric.device))["CE"])
+            logits = self(batch).logits.float()  # [1, k]
+            loss = float(self.error(logits, batch.labels))
+        return loss, int(batch.labels[0].argmax()), logits[0].softmax(0).tolist()
 
 
 def class_weights(train: Manifest) -> Tensor:
