@@ -20,7 +20,20 @@ from pathlib import Path
 import numpy as np
 from methods_jobs import DATA, ROOT, SEEDS
 from mhkd_costs import curve_plot, measure_costs
-from mhkd_jobs import CURVE, ONE_SEED, RATIOS, TITLES, Job, data_sets, is_done, jobs, predict_hubmap, run, table_of
+from mhkd_jobs import (
+    ALL_SEEDS,
+    CURVE,
+    ONE_SEED,
+    RATIOS,
+    TITLES,
+    Job,
+    data_sets,
+    is_done,
+    jobs,
+    predict_hubmap,
+    run,
+    table_of,
+)
 from numpy.typing import NDArray
 
 from histill.core.labels import Classes
@@ -76,7 +89,7 @@ def set_tables(data: str, out: Path) -> list[Table]:
     """The plans on one data set: all seeds, then what is run with one."""
     classes = read_manifest(table_of(data, out)).classes
     tables = []
-    for seeds, plans in ((SEEDS, ("low", "hybrid", "high")), (SEEDS[:1], ("low", "hybrid", "high", *ONE_SEED))):
+    for seeds, plans in ((SEEDS, (*ALL_SEEDS[data], "high")), (SEEDS[:1], ("low", "hybrid", "high", *ONE_SEED))):
         runs = {plan: all_seeds(data, plan, 1 if plan == "high" else RATIOS[data], seeds, out) for plan in plans}
         finished = {plan: each for plan, each in runs.items() if each is not None}
         if not {"low", "hybrid"} <= set(finished):
@@ -100,42 +113,46 @@ def set_tables(data: str, out: Path) -> list[Table]:
 def by_seed(data: str, out: Path) -> list[Table]:
     """AP of every seed."""
     classes, rows = read_manifest(table_of(data, out)).classes, []
-    for plan in ("low", "hybrid", "high"):
+    for plan in (*ALL_SEEDS[data], "high"):
         found = [cases_of(Job(data, plan, 1 if plan == "high" else RATIOS[data], seed), out) for seed in SEEDS]
         values = ["" if each is None else f"{measured([each], classes)['AP'][0]:.3f}" for each in found]
-        rows.append((NAMES[plan], *values))
+        rows.append((NAMES.get(plan, plan), *values))
     return [Table(f"AP of each seed, {TITLES[data]}", ("", *(f"seed {seed}" for seed in SEEDS)), tuple(rows))]
 
 
-def curve(out: Path) -> list[Table]:
-    """AP against resolution, made-up kidneys, first seed; with what a slide costs there."""
-    classes = read_manifest(table_of("kidneys", out)).classes
-    costs = json.loads((RESULTS / "mhkd_costs.json").read_bytes()) if (RESULTS / "mhkd_costs.json").exists() else {}
+def curve(data: str, out: Path) -> list[Table]:
+    """AP against resolution, first seed; and what a made-up slide costs there."""
+    classes = read_manifest(table_of(data, out)).classes
+    noted = RESULTS / "mhkd_costs.json"
+    costs = json.loads(noted.read_bytes()) if data == "kidneys" and noted.exists() else {}
     rows: list[tuple[Cell, ...]] = []
     lines: dict[str, dict[int, Number]] = {}
-    for ratio in (1, *CURVE):
-        row: list[Cell] = []
+    for ratio in (1, *CURVE[data]):
+        draws: dict[str, NDArray[np.float64]] = {}
         for plan in ("high",) if ratio == 1 else ("low", "hybrid"):
-            found = cases_of(Job("kidneys", plan, ratio, SEEDS[0]), out)
-            if found is None:
-                row.append(None)
-                continue
-            value = number(measured([found], classes)["AP"], len(found))
-            lines.setdefault(plan, {})[ratio] = value
-            row.append(value)
-        cost = costs.get("slide", {}).get(str(ratio), {})
-        told = (f"{cost['bytes'] / 1e6:.2f} MB", f"{cost['seconds']:.1f} s") if cost else (None, None)
-        rows.append((f"{ratio}", *(row if ratio > 1 else [row[0], None]), *told))
+            found = cases_of(Job(data, plan, ratio, SEEDS[0]), out)
+            if found is not None:
+                n, draws[plan] = len(found), measured([found], classes)["AP"]
+                lines.setdefault(plan, {})[ratio] = number(draws[plan], n)
+        cells: list[Cell] = [lines.get(plan, {}).get(ratio) for plan in ("high" if ratio == 1 else "low", "hybrid")]
+        both = "low" in draws and "hybrid" in draws
+        cells.append(paired(draws["hybrid"], draws["low"], n, names=("hybrid", "low")).number if both else None)
+        if costs:
+            cost = costs["slide"][str(ratio)]
+            cells += [f"{cost['bytes'] / 1e6:.2f} MB", f"{cost['seconds']:.1f} s"]
+        rows.append((f"{ratio}", *cells))
     if not lines:
         return []
-    write_bytes(out / "curve.png", curve_plot(lines))
-    note = (
-        "Made-up kidneys, first seed, test images. Row 1: the teacher, at high resolution. Bytes and seconds: a "
-        f"made-up slide of {costs.get('side', '?')} px at {costs.get('mpp', '?')} um/px, as a file with a pyramid, "
-        "and one prediction of it (reading, tissue, network and files; one thread)."
-    )
-    columns = ("r", "AP alone", "AP with distillation", "bytes of a slide", "seconds of a slide")
-    return [Table("Average precision against resolution", columns, tuple(rows), note)]
+    write_bytes(out / f"curve-{data}.png", curve_plot(lines))
+    note = "First seed, test images. Row 1: the teacher, at high resolution."
+    columns = ["r", "AP alone", "AP with distillation", "difference"]
+    if costs:
+        columns += ["bytes of a slide", "seconds of a slide"]
+        note += (
+            f" Bytes and seconds: a made-up slide of {costs['side']} px at {costs['mpp']} um/px, as a file with a "
+            "pyramid, and one prediction of it (reading, tissue, network and files; one thread)."
+        )
+    return [Table(f"Average precision against resolution, {TITLES[data]}", tuple(columns), tuple(rows), note)]
 
 
 def across(out: Path) -> list[Table]:
@@ -179,8 +196,9 @@ def main() -> None:
             with ThreadPoolExecutor(given.jobs) as pool:
                 part = [job for job in todo if (job.plan == "high") == plans]
                 list(pool.map(lambda job: run(job, table_of(job.data, given.out), given.out), part))
-    tables = [table for name in sets for table in (*set_tables(name, given.out), *by_seed(name, given.out))]
-    tables += [*curve(given.out), *across(given.out)]
+    makers = (set_tables, by_seed, curve)
+    tables = [table for name in sets for make in makers for table in make(name, given.out)]
+    tables += across(given.out)
     made = Report("Detection at low resolution", {}, tuple(tables), (), {"seeds": list(SEEDS), "r": RATIOS})
     write_bytes(RESULTS / "mhkd.json", made.to_json().encode())
     write_bytes(RESULTS / "mhkd.md", to_markdown(made).encode())

@@ -15,6 +15,7 @@ import cv2
 from methods_jobs import DATA, ROOT, SEEDS, WEIGHTS, histill, noted
 
 from histill.core.boxes import boxes_json
+from histill.core.config import read_yaml
 from histill.core.manifest import Manifest, read_manifest, write_manifest
 from histill.core.record import fingerprint
 from histill.core.storage import file_hash, new_folder, remove, write_inside, write_json
@@ -30,12 +31,18 @@ REACH = {"kidneys": [16, 128, 256, 512], "bupt": [16, 64, 256, 512]}
 """of the teacher's levels, so that most glomeruli stand on level log2 r + 2, which the student's first level meets"""
 RATIOS = {"kidneys": 4, "bupt": 8}
 """r of all plans and seeds"""
-CURVE = (2, 4, 8, 16)
-"""r of the curve, on made-up kidneys with the first seed"""
-LESS: dict[str, dict[str, object]] = {"no step 3": {"alone": 0}, "nothing inherited": {"inherit": False}}
-"""the whole method without a part"""
+CURVE = {"kidneys": (2, 4, 8, 16), "bupt": (4, 8, 16)}
+"""r of the curves, with the first seed"""
+LESS: dict[str, dict[str, object]] = {
+    "no step 3": {"alone": 0},
+    "nothing inherited": {"inherit": False},
+    "only inherited": {"plan": "features", "imitation": 0},
+}
+"""the whole method without a part; and the student's start without any lesson"""
 ONE_SEED = ("features", "offline", "online", "together", *LESS)
 """run with the first seed alone"""
+ALL_SEEDS = {"kidneys": ("low", "hybrid", "offline", "online"), "bupt": ("low", "hybrid")}
+"""students run with every seed"""
 TITLES = {"kidneys": "made-up kidneys", "bupt": "renal biopsies (glomeruli_bupt)"}
 
 
@@ -63,15 +70,11 @@ def jobs(sets: list[str]) -> list[Job]:
     made = []
     for seed in SEEDS:
         for data in sets:
-            made += [Job(data, plan, ratio, seed) for plan, ratio in (("high", 1), *_students(data))]
-    made += [Job("kidneys", plan, RATIOS["kidneys"], SEEDS[0]) for plan in ONE_SEED]
-    made += [Job("kidneys", plan, ratio, SEEDS[0]) for ratio in CURVE for plan in ("low", "hybrid")]
-    made += [Job(data, plan, RATIOS[data], SEEDS[0]) for data in sets for plan in ONE_SEED]
+            made += [Job(data, "high", 1, seed), *(Job(data, plan, RATIOS[data], seed) for plan in ALL_SEEDS[data])]
+    for data in sets:
+        made += [Job(data, plan, RATIOS[data], SEEDS[0]) for plan in ONE_SEED]
+        made += [Job(data, plan, ratio, SEEDS[0]) for ratio in CURVE[data] for plan in ("low", "hybrid")]
     return list(dict.fromkeys(made))
-
-
-def _students(data: str) -> list[tuple[str, int]]:
-    return [(plan, RATIOS[data]) for plan in ("low", "hybrid")]
 
 
 def data_sets() -> list[str]:
@@ -157,7 +160,7 @@ def identity(job: Job, table: Path) -> str:
     """A hash of what a run's result follows from: a run of another recipe, table or version is done again."""
     weights = file_hash(WEIGHTS) if WEIGHTS.exists() else "none"
     flags = [flag for flag in flags_of(job) if flag != str(WEIGHTS)]
-    return fingerprint([job.name, flags, file_hash(RECIPE), read_manifest(table).digest, weights, version("histill")])
+    return fingerprint([job.name, flags, read_yaml(RECIPE), read_manifest(table).digest, weights, version("histill")])
 
 
 def is_done(job: Job, table: Path, out: Path) -> bool:
