@@ -33,7 +33,7 @@ from histill.core.labels import IGNORE
 from histill.core.record import read_record
 from histill.core.storage import lock
 from histill.data.tiles import TileBatch
-from histill.engine import slides as slides_engine
+from histill.engine import tiled
 from histill.formats.geojson import read_geojson
 from histill.formats.maps import open_labels, open_probabilities
 from histill.slides.base import Slide
@@ -940,7 +940,7 @@ def test_slides_that_change_while_they_are_read(
     (tmp_path / "in").mkdir()
     for name in (*ways, "UPPER"):
         shutil.copy(slides / "UPPER.TIF", tmp_path / "in" / f"{name}.tif")
-    found = slides_engine.find_tissue
+    found = tiled.find_tissue
 
     def meddle(slide: Slide, *more: Any) -> Tissue:
         path, data = slide.path, slide.path.read_bytes()
@@ -955,7 +955,7 @@ def test_slides_that_change_while_they_are_read(
             )
         return found(slide, *more)
 
-    monkeypatch.setattr(slides_engine, "find_tissue", meddle)
+    monkeypatch.setattr(tiled, "find_tissue", meddle)
     said = histill(*begin(model, tmp_path / "in", tmp_path / "out", "--max-quarantined", "100%"))
     assert said.code == 3, said
     everything = rows(tmp_path / "out")

@@ -133,6 +133,6 @@ def test_without_a_spacing_nobody_knows_how_to_look(tmp_path: Path) -> None:
     with pytest.raises(HistillError, match="had no spacing") as caught:
         find(table(tmp_path, slide_image()), tmp_path / "out", model=trained(mpp=None))
     assert caught.value.code == Exit.USAGE
-    assert "--at 4" in caught.value.mend
+    assert "4 times the spacing" in caught.value.mend
     find(table(tmp_path, slide_image()), tmp_path / "out", model=trained(mpp=None), mpp=2.0)
     assert len(found(tmp_path / "out")) == 4

@@ -240,10 +240,10 @@ def test_tiles_that_cannot_be_read_are_left_out_and_counted(
     whole = bag_of(tmp_path / "whole" / GRID)
     read = embed.TiledWork._tiles
 
-    def some(self: Any, slide: Any, tissue: Any, grid: Any, unreadable: Any, longest: int) -> Any:
-        for number, image in read(self, slide, tissue, grid, unreadable, longest):
+    def some(self: Any, view: Any, longest: int) -> Any:
+        for number, image in read(self, view, longest):
             if number in (2, 5):
-                unreadable.count(number, HistillError("torn", code=Exit.INPUT))
+                view.unreadable.count(number, HistillError("torn", code=Exit.INPUT))
             else:
                 yield number, image
 

@@ -22,7 +22,7 @@ from histill.core.manifest import Manifest, Sample
 from histill.core.record import EMPTY, QUARANTINED, read_record
 from histill.data.predicted import open_predictions
 from histill.data.tiles import TileBatch
-from histill.engine import slides
+from histill.engine import tiled
 from histill.engine.method import Card
 from histill.engine.run import Machine, Run
 from histill.engine.slides import SlideSettings, apply_to_slides
@@ -209,13 +209,13 @@ def test_a_run_without_spacing_needs_one(tmp_path: Path) -> None:
 def test_a_slide_that_changes_while_it_is_read_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = table_of(tmp_path / "in", tissue_image())
     path = table.samples[0].path
-    found = slides.find_tissue
+    found = tiled.find_tissue
 
     def meddle(*arguments: Any) -> Any:
         path.write_bytes(path.read_bytes() + b"\0")
         return found(*arguments)
 
-    monkeypatch.setattr(slides, "find_tissue", meddle)
+    monkeypatch.setattr(tiled, "find_tissue", meddle)
     done = apply(table, tmp_path / "out")
     assert "changed while it was read" in done.quarantined["slide 0"]
     assert not list((tmp_path / "out" / "masks").glob("*"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,7 @@ from lightning_fabric import Fabric
 
 from histill.core.boxes import Boxes, write_boxes
 from histill.core.config import Share
-from histill.core.errors import Exit, HistillError
-from histill.core.geometry import Frame, Grid
+from histill.core.geometry import Frame
 from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample
 from histill.core.storage import safe_name, write_bytes
@@ -22,19 +20,12 @@ from histill.engine.box_images import at_least, counts, model_of
 from histill.engine.box_method import BoxMethod
 from histill.engine.run import Machine, build_fabric
 from histill.engine.stitching import Wanted, full_batches
-from histill.engine.tiled import TiledWork, TileSettings
+from histill.engine.tiled import TiledWork, TileSettings, View, looked_at
 from histill.engine.training import Trained
 from histill.formats.objects import objects_table, write_objects
 from histill.report.boxes import box_picture
 from histill.report.pictures import jpeg
-from histill.report.tissue import tissue_picture
-from histill.slides.base import RgbImage
-from histill.slides.identity import snapshot, still
 from histill.slides.seams import merged
-from histill.slides.tissue import find_tissue
-
-PICTURE = 1600
-"""Longer side of a slide's pictures in px."""
 
 TOUCH = 3
 """px of a tile within which a box that ends at the tile's edge is taken to be cut off there."""
@@ -73,15 +64,8 @@ class BoxSlideWork(TiledWork):
         without: Regions | None = None,
     ) -> None:
         self.method, self.fabric, self.plan = trained.method.to(fabric.device), fabric, settings
-        coarser, learnt = trained.method.coarser, trained.seen["mpp"]
-        mpp = settings.mpp or (None if learnt is None else learnt * coarser)
-        if mpp is None:
-            raise HistillError(
-                "the run's images had no spacing, so nobody knows at which one it looks at a slide",
-                code=Exit.USAGE,
-                subject="--at",
-                mend=f"Give {coarser} times the spacing of the images it learnt from, in um/px: --at {coarser}",
-            )
+        coarser = trained.method.coarser
+        mpp = looked_at(settings.mpp, trained.seen["mpp"], coarser)
         super().__init__(settings, mpp, settings.tile or max(1, trained.seen["side"] // coarser), within, without)
 
     def may_write(self, sample: Sample) -> tuple[str, ...]:
@@ -95,53 +79,40 @@ class BoxSlideWork(TiledWork):
             f"pictures/{name}-tissue.jpg",
         )
 
-    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+    def tissue_picture(self, sample: Sample) -> str:
+        """Beside the picture of the boxes."""
+        return self.may_write(sample)[-1]
+
+    def write(self, view: View, folder: Path, journal: Journal) -> Made:
         """Find the objects of a slide."""
-        before = snapshot(sample.path)
-        kept, listed, outlines, picture, seen = self.may_write(sample)
-        classes = self.method.classes
-        with self._open(sample) as slide:
-            frame = self._frame(slide, sample, journal)
-            thumbnail = slide.thumbnail(PICTURE)
-            tissue = find_tissue(slide, self.plan.tissue)
-            grid = self._grid(sample, frame, tissue)
-            write_bytes(folder / seen, jpeg(tissue_picture(thumbnail, tissue, grid)))
-            details = self._details(slide, frame, tissue, grid)
-            unreadable = self._unreadable(grid)
-            searched = _area(self._wanted(sample, frame, tissue), frame)
-            found, why, files = Boxes.of([], [], []), "", [seen]
-            if len(grid):
-                found = self._inside(self._found(self._tiles(slide, tissue, grid, unreadable), grid, journal), sample)
-            else:
-                why = self._why_none(tissue)
-            mpp, size = slide.mpp, slide.size
-            columns = {**self._shared_columns(slide, tissue), "searched_mm2": round(searched, 6)}
+        kept, listed, outlines, picture, _ = self.may_write(view.sample)
+        classes, mpp, searched = self.method.classes, view.slide.mpp, _area(self._wanted(view), view.frame)
+        found = self._inside(self._found(view, journal), view.sample)
         shown = at_least(found, self.plan.score)
         number = counts(shown, classes)
-        columns |= number
+        columns = {"searched_mm2": round(searched, 6), **number}
         columns |= {
             name.replace("_count", "_per_mm2"): round(count / searched, 6) if searched else 0.0
             for name, count in number.items()
         }
-        columns |= self._tile_columns(grid, unreadable)
-        if not why:
-            write_boxes(folder / kept, found, classes)
-            write_bytes(folder / listed, objects_table(shown, classes, mpp))
-            small = shown.scaled(thumbnail.shape[1] / size[0])
-            write_bytes(folder / picture, jpeg(box_picture(thumbnail, small, classes)))
-            files += [kept, listed, picture]
-            if self.plan.outlines:
-                write_objects(folder / outlines, shown, classes, mpp, slide=sample.id)
-                files.append(outlines)
-        still(sample.path, before)
-        return Made(tuple(files), columns, {**details, "unreadable": unreadable.tiles, "why": unreadable.why}, why)
+        if not len(view.grid):
+            return Made((), columns, empty=self._why_none(view.tissue))
+        write_boxes(folder / kept, found, classes)
+        write_bytes(folder / listed, objects_table(shown, classes, mpp))
+        small = shown.scaled(view.thumbnail.shape[1] / view.slide.size[0])
+        write_bytes(folder / picture, jpeg(box_picture(view.thumbnail, small, classes)))
+        files = [kept, listed, picture]
+        if self.plan.outlines:
+            write_objects(folder / outlines, shown, classes, mpp, slide=view.sample.id)
+            files.append(outlines)
+        return Made(tuple(files), columns)
 
-    def _found(self, tiles: Iterator[tuple[int, RgbImage]], grid: Grid, journal: Journal) -> Boxes:
+    def _found(self, view: View, journal: Journal) -> Boxes:
         """The objects of all tiles, each once, in level-0 px."""
-        scale = grid.frame.scale
+        grid, scale = view.grid, view.frame.scale
         corners, classes, scores, of_tile = [], [], [], []
         done = 0
-        for numbers, images in full_batches(tiles, self.side, self.plan.batch_size):
+        for numbers, images in full_batches(self._tiles(view), self.side, self.plan.batch_size):
             with self.fabric.autocast():
                 said = self.method.predict_all(images)[: len(numbers)]
             for number, boxes in zip(numbers, said, strict=True):

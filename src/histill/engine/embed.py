@@ -15,26 +15,17 @@ from pydantic import PositiveFloat, PositiveInt
 from histill.core.bags import Bag
 from histill.core.config import Share
 from histill.core.errors import Exit, HistillError
-from histill.core.geometry import Grid
 from histill.core.journal import Journal
 from histill.core.manifest import Manifest, Sample
-from histill.core.storage import remove, safe_name, write_bytes
+from histill.core.storage import remove, safe_name
 from histill.data.regions import Regions
 from histill.engine.apply import Applied, Listener, Made, Model, apply
 from histill.engine.run import Machine, accelerator_of, build_fabric
-from histill.engine.stitching import Unreadable, full_batches
-from histill.engine.tiled import TiledWork, TileSettings
+from histill.engine.stitching import full_batches
+from histill.engine.tiled import TiledWork, TileSettings, View
 from histill.formats.trident import magnification_of, write_bag, write_patches
 from histill.nets.embedders import Embedder
-from histill.report.pictures import jpeg
-from histill.report.tissue import tissue_picture
 from histill.slides.base import RgbImage
-from histill.slides.identity import snapshot, still
-from histill.slides.tissue import Tissue, find_tissue
-from histill.slides.worker import GuardedSlide
-
-PICTURE = 1600
-"""Longer side of a slide's picture in px."""
 
 PLAIN = re.compile(r"\w[\w .()+=@,-]{0,149}")
 """Ids that name files as they are, as other tools' feature files are named."""
@@ -90,38 +81,29 @@ class EmbedWork(TiledWork):
         """The features; what other encoders share with this one stays, and is written anew."""
         return (f"{self.name}/{slide_name(sample.id)}.h5",)
 
-    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+    def tissue_picture(self, sample: Sample) -> str:
+        """Of the tiles that are embedded."""
+        return f"pictures/{slide_name(sample.id)}.jpg"
+
+    def write(self, view: View, folder: Path, journal: Journal) -> Made:
         """Embed a slide."""
-        before = snapshot(sample.path)
-        (features,) = self.may_write(sample)
-        slide_id = slide_name(sample.id)
-        places, picture = f"patches/{slide_id}_patches.h5", f"pictures/{slide_id}.jpg"
-        with self._open(sample) as slide:
-            frame = self._frame(slide, sample, journal)
-            tissue = find_tissue(slide, self.plan.tissue)
-            grid = self._grid(sample, frame, tissue)
-            write_bytes(folder / picture, jpeg(tissue_picture(slide.thumbnail(PICTURE), tissue, grid)))
-            details = self._details(slide, frame, tissue, grid)
-            unreadable = self._unreadable(grid)
-            columns = {**self._shared_columns(slide, tissue), **self._tile_columns(grid, unreadable)}
-            if not len(grid):
-                remove(folder / places)
-                return Made((picture,), columns, details, empty=self._why_none(tissue))
-            bag = self._bag(sample, slide, tissue, grid, unreadable, journal)
-        still(sample.path, before)
+        (features,) = self.may_write(view.sample)
+        places = f"patches/{slide_name(view.sample.id)}_patches.h5"
+        if not len(view.grid):
+            remove(folder / places)
+            return Made((), empty=self._why_none(view.tissue))
+        bag = self._bag(view, journal)
         write_bag(folder / features, bag)
         write_patches(folder / places, bag)
-        columns |= {**self._tile_columns(grid, unreadable), "width": bag.features.shape[1]}
-        more = {"width": bag.features.shape[1], "unreadable": unreadable.tiles, "why": unreadable.why}
-        return Made((features, places, picture), columns, {**details, **more})
+        width = {"width": bag.features.shape[1]}
+        return Made((features, places), width, width)
 
-    def _bag(
-        self, sample: Sample, slide: GuardedSlide, tissue: Tissue, grid: Grid, unreadable: Unreadable, journal: Journal
-    ) -> Bag:
+    def _bag(self, view: View, journal: Journal) -> Bag:
+        grid = view.grid
         found: NDArray[np.float32] | None = None
         kept: list[int] = []
         # Each by itself: a tile's features do not depend on which others are embedded.
-        tiles = self._tiles(slide, tissue, grid, unreadable, longest=0)
+        tiles = self._tiles(view, longest=0)
         for numbers, features in embed_tiles(tiles, self.embedder, self.fabric, self.side, self.plan.batch_size):
             if found is None:
                 found = np.empty((len(grid), features.shape[1]), np.float32)
@@ -130,13 +112,13 @@ class EmbedWork(TiledWork):
             journal.show("tiles", done=len(kept), of=len(grid))
         if found is None:
             raise HistillError(
-                f"none of its tiles can be read; the first: {unreadable.why}",
+                f"none of its tiles can be read; the first: {view.unreadable.why}",
                 code=Exit.INPUT,
-                subject=str(sample.path),
+                subject=str(view.sample.path),
                 mend="Get the file again",
             )
         return Bag(
-            slide=sample.id,
+            slide=view.sample.id,
             features=found[: len(kept)],
             coords=grid.level0[kept],
             tile_side=max(1, round(grid.side * grid.frame.scale)),
@@ -144,7 +126,7 @@ class EmbedWork(TiledWork):
             overlap=grid.side - grid.step,
             mpp=grid.frame.level0_mpp,
             encoder=self.embedder.name,
-            slide_size=slide.size,
+            slide_size=view.slide.size,
         )
 
 

@@ -10,8 +10,6 @@ import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from histill.core.errors import Exit, HistillError
-from histill.core.geometry import Grid
 from histill.core.journal import Journal
 from histill.core.labels import IGNORE
 from histill.core.manifest import Manifest, Sample
@@ -20,28 +18,14 @@ from histill.data.regions import Regions
 from histill.engine.apply import Applied, Listener, Made, Model, apply
 from histill.engine.handoff import Handoff
 from histill.engine.run import Machine, build_fabric
-from histill.engine.stitching import (
-    TileMaps,
-    Unreadable,
-    Wanted,
-    decided_bands,
-    segment_tiles,
-)
+from histill.engine.stitching import TileMaps, decided_bands, segment_tiles
 from histill.engine.tile_method import TileMethod
-from histill.engine.tiled import TiledWork, TileSettings
+from histill.engine.tiled import TiledWork, TileSettings, View, looked_at
 from histill.engine.training import Trained
 from histill.formats.features import label_map_features, write_features
 from histill.formats.maps import open_labels
 from histill.formats.pyramid import new_labels, new_probabilities
-from histill.report.pictures import jpeg, strip
-from histill.report.tissue import tissue_picture
-from histill.slides.base import Slide
-from histill.slides.identity import snapshot, still
-from histill.slides.tissue import Tissue, find_tissue
-from histill.slides.worker import GuardedSlide
-
-PICTURE = 1600
-"""Longer side of a slide's pictures in px."""
+from histill.report.pictures import strip
 
 
 class SlideSettings(TileSettings):
@@ -73,14 +57,7 @@ class SlideWork(TiledWork):
         without: Regions | None = None,
     ) -> None:
         self.method, self.fabric, self.plan = trained.method.to(fabric.device), fabric, settings
-        mpp = settings.mpp or trained.seen["mpp"]
-        if mpp is None:
-            raise HistillError(
-                "the run's images had no spacing, so nobody knows at which one it looks at a slide",
-                code=Exit.USAGE,
-                subject="--at",
-                mend="Give the spacing of the images it learnt from, in um/px: --at 0.5",
-            )
+        mpp = looked_at(settings.mpp, trained.seen["mpp"])
         super().__init__(settings, mpp, settings.tile or trained.seen["side"], within, without)
 
     def may_write(self, sample: Sample) -> tuple[str, ...]:
@@ -94,63 +71,40 @@ class SlideWork(TiledWork):
             f"pictures/{name}-tissue.jpg",
         )
 
-    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+    def tissue_picture(self, sample: Sample) -> str:
+        """Beside the picture of the classes."""
+        return self.may_write(sample)[-1]
+
+    def write(self, view: View, folder: Path, journal: Journal) -> Made:
         """Segment a slide."""
-        before = snapshot(sample.path)
-        mask, kept, outlines, picture, found = self.may_write(sample)
-        with self._open(sample) as slide:
-            frame = self._frame(slide, sample, journal)
-            thumbnail = slide.thumbnail(PICTURE)
-            tissue = find_tissue(slide, self.plan.tissue)
-            grid = self._grid(sample, frame, tissue)
-            write_bytes(folder / found, jpeg(tissue_picture(thumbnail, tissue, grid)))
-            details = self._details(slide, frame, tissue, grid)
-            unreadable = self._unreadable(grid)
-            counts = np.zeros(256, np.int64)
-            if not len(grid):
-                columns = self._columns(slide, tissue, grid, unreadable, counts)
-                return Made((found,), columns, details, empty=self._why_none(tissue))
-            small = _Small(frame.shape, thumbnail.shape[:2])
-            maps = self._maps(slide, tissue, grid, unreadable, journal)
-            self._write(folder / mask, folder / kept, maps, grid, self._wanted(sample, frame, tissue), small, counts)
-        files = [mask, found, picture]
-        classes = self.method.classes
-        write_bytes(
-            folder / picture,
-            strip(
-                thumbnail, {self.method.card.name: small.labels}, classes, height=min(1000, len(thumbnail)), legend=True
-            ),
-        )
+        mask, kept, outlines, picture, _ = self.may_write(view.sample)
+        counts = np.zeros(256, np.int64)
+        if not len(view.grid):
+            return Made((), self._areas(view, counts), empty=self._why_none(view.tissue))
+        small = _Small(view.frame.shape, view.thumbnail.shape[:2])
+        self._write(folder / mask, folder / kept, self._maps(view, journal), view, small, counts)
+        files, classes, named = [mask, picture], self.method.classes, {self.method.card.name: small.labels}
+        height = min(1000, len(view.thumbnail))
+        write_bytes(folder / picture, strip(view.thumbnail, named, classes, height=height, legend=True))
         if self.plan.probabilities:
             files.append(kept)
         if self.plan.outlines:
             files.append(outlines)
             with open_labels(folder / mask) as labels:
                 background = [] if classes.background is None else [classes.background]
-                features = label_map_features(labels.bands(), classes, frame, left_out=background)
-                write_features(folder / outlines, features, slide=sample.id)
-        still(sample.path, before)
-        columns = self._columns(slide, tissue, grid, unreadable, counts)
-        return Made(tuple(files), columns, {**details, "unreadable": unreadable.tiles, "why": unreadable.why})
+                features = label_map_features(labels.bands(), classes, view.frame, left_out=background)
+                write_features(folder / outlines, features, slide=view.sample.id)
+        return Made(tuple(files), self._areas(view, counts))
 
-    def _columns(
-        self, slide: Slide, tissue: Tissue, grid: Grid, unreadable: Unreadable, counts: NDArray[np.int64]
-    ) -> dict[str, float | int]:
-        mm2 = (grid.frame.mpp / 1000) ** 2
-        return {
-            **self._shared_columns(slide, tissue),
-            **{f"{name}_mm2": round(float(counts[i] * mm2), 6) for i, name in enumerate(self.method.classes.names)},
-            **self._tile_columns(grid, unreadable),
-        }
+    def _areas(self, view: View, counts: NDArray[np.int64]) -> dict[str, float | int]:
+        mm2 = (view.frame.mpp / 1000) ** 2
+        return {f"{name}_mm2": round(float(counts[i] * mm2), 6) for i, name in enumerate(self.method.classes.names)}
 
-    def _maps(
-        self, slide: GuardedSlide, tissue: Tissue, grid: Grid, unreadable: Unreadable, journal: Journal
-    ) -> Iterator[TileMaps]:
-        tiles = self._tiles(slide, tissue, grid, unreadable)
+    def _maps(self, view: View, journal: Journal) -> Iterator[TileMaps]:
         done = 0
-        for maps in segment_tiles(tiles, self.method, self.fabric, self.side, self.plan.batch_size):
+        for maps in segment_tiles(self._tiles(view), self.method, self.fabric, self.side, self.plan.batch_size):
             done += len(maps.tiles)
-            journal.show("tiles", done=done, of=len(grid))
+            journal.show("tiles", done=done, of=len(view.grid))
             yield maps
 
     def _write(
@@ -158,13 +112,12 @@ class SlideWork(TiledWork):
         mask: Path,
         kept: Path,
         maps: Iterator[TileMaps],
-        grid: Grid,
-        wanted: Wanted,
+        view: View,
         small: _Small,
         counts: NDArray[np.int64],
     ) -> None:
         """Write the label map, and probabilities on request, beside the network, which runs in this thread."""
-        classes, frame = self.method.classes, grid.frame
+        classes, frame, wanted = self.method.classes, view.frame, self._wanted(view)
         probabilities = self.plan.probabilities
 
         def write(maps: Iterator[TileMaps]) -> None:
@@ -175,7 +128,7 @@ class SlideWork(TiledWork):
                     if probabilities
                     else None
                 )
-                for band in decided_bands(maps, grid, wanted, self.method, probabilities=probabilities):
+                for band in decided_bands(maps, view.grid, wanted, self.method, probabilities=probabilities):
                     small.take(band.top, band.labels)
                     np.add(counts, np.bincount(band.labels.ravel(), minlength=256), out=counts)
                     labels.add(band.labels)

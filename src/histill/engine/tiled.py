@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,16 +16,23 @@ from histill.core.errors import Exit, HistillError
 from histill.core.geometry import Frame, Grid
 from histill.core.journal import Journal
 from histill.core.manifest import Sample
+from histill.core.storage import write_bytes
 from histill.data.regions import Regions
-from histill.engine.apply import Work
+from histill.engine.apply import Made, Work
 from histill.engine.stitching import LONGEST_READ, Unreadable, Wanted, read_tiles
 from histill.formats.outlines import Outline
 from histill.formats.raster import OutlineRaster
+from histill.report.pictures import jpeg
+from histill.report.tissue import tissue_picture
 from histill.slides.base import RgbImage, Slide
+from histill.slides.identity import snapshot, still
 from histill.slides.stain import fit_normaliser
 from histill.slides.tiling import lay_grid
-from histill.slides.tissue import Tissue, TissueSettings
+from histill.slides.tissue import Tissue, TissueSettings, find_tissue
 from histill.slides.worker import GuardedSlide, open_guarded
+
+PICTURE = 1600
+"""Longer side of a slide's pictures in px."""
 
 COARSE, BLIND = 0.8, 0.125
 """Level-0 px per px that the network sees: with fewer, it looks at what the scanner did not, and then at nothing."""
@@ -54,8 +64,31 @@ class TileSettings(Strict):
     """how tissue is told from glass"""
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """A slide as it is looked at.
+
+    Attributes:
+        sample: its row of the table.
+        slide: open.
+        frame: its pixels at the spacing of the tiles.
+        thumbnail: all of it.
+        tissue: where there is some.
+        grid: of the tiles.
+        unreadable: of these; filled while they are read.
+    """
+
+    sample: Sample
+    slide: GuardedSlide
+    frame: Frame
+    thumbnail: RgbImage
+    tissue: Tissue
+    grid: Grid
+    unreadable: Unreadable
+
+
 class TiledWork(Work):
-    """What all work on a slide's tiles has in common.
+    """What all work on a slide's tiles has in common; what is made of them, `write` says.
 
     Args:
         plan: see `TileSettings`.
@@ -90,6 +123,36 @@ class TiledWork(Work):
             name: each.digest for name, each in (("within", self.within), ("without", self.without)) if each is not None
         }
         return {**self.tiling.model_dump(mode="json"), "mpp": self.mpp, "tile": self.side, **regions}
+
+    @abstractmethod
+    def write(self, view: View, folder: Path, journal: Journal) -> Made:
+        """Make of a slide what is wanted: files, what they are, and why there are none where no tile holds tissue."""
+
+    @abstractmethod
+    def tissue_picture(self, sample: Sample) -> str:
+        """Name of the picture of tissue and tiles."""
+
+    def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
+        """Find a slide's tissue and tiles, and write of them what is wanted; the file must be the same at the end."""
+        before = snapshot(sample.path)
+        with self._open(sample) as slide:
+            frame, thumbnail = self._frame(slide, sample, journal), slide.thumbnail(PICTURE)
+            tissue = find_tissue(slide, self.tiling.tissue)
+            grid = self._grid(sample, frame, tissue)
+            unreadable = Unreadable(most=int(self.tiling.most_unreadable * len(grid)))
+            view = View(sample, slide, frame, thumbnail, tissue, grid, unreadable)
+            picture = self.tissue_picture(sample)
+            write_bytes(folder / picture, jpeg(tissue_picture(thumbnail, tissue, grid)))
+            made = self.write(view, folder, journal)
+        still(sample.path, before)
+        area = tissue.share * np.prod(slide.size) * (slide.mpp / 1000) ** 2
+        tiles = {"tiles": len(grid), "unreadable": len(unreadable.tiles), "mpp": frame.mpp}
+        return replace(
+            made,
+            files=(*made.files, picture),
+            columns={"tissue_mm2": round(float(area), 6), **made.columns, **tiles},
+            details={**_details(view), **made.details, "unreadable": unreadable.tiles, "why": unreadable.why},
+        )
 
     def _open(self, sample: Sample) -> GuardedSlide:
         slide = open_guarded(sample.path, sample.mpp)
@@ -128,51 +191,63 @@ class TiledWork(Work):
             without=self.without.of(sample) if self.without else None,
         )
 
-    def _wanted(self, sample: Sample, frame: Frame, tissue: Tissue) -> Wanted:
-        within = self.within.of(sample) if self.within else []
-        without = self.without.of(sample) if self.without else []
+    def _wanted(self, view: View) -> Wanted:
+        within = self.within.of(view.sample) if self.within else []
+        without = self.without.of(view.sample) if self.without else []
         # What is drawn later covers what was drawn earlier.
         outlines = [Outline(area) for area in (*within, *without)]
         drawn = [1] * len(within) + [0] * len(without)
-        raster = OutlineRaster(outlines, drawn, frame, beyond=int(self.within is None)) if outlines else None
-        return Wanted(frame, tissue, raster)
+        raster = OutlineRaster(outlines, drawn, view.frame, beyond=int(self.within is None)) if outlines else None
+        return Wanted(view.frame, view.tissue, raster)
 
-    def _details(self, slide: Slide, frame: Frame, tissue: Tissue, grid: Grid) -> dict[str, Any]:
-        height, width = frame.shape
-        assert slide.facts.spacing is not None
-        return {
-            "size": list(slide.size),
-            "level0_mpp": slide.mpp,
-            "mpp": frame.mpp,
-            "spacing_source": slide.facts.spacing.source,
-            "notes": list(slide.facts.notes),
-            "map": [width, height],
-            "tissue_share": round(tissue.share, 6),
-            "lit": tissue.kind,
-            "tiles": len(grid),
-        }
-
-    def _tiles(
-        self, slide: GuardedSlide, tissue: Tissue, grid: Grid, unreadable: Unreadable, longest: int = LONGEST_READ
-    ) -> Iterator[tuple[int, RgbImage]]:
+    def _tiles(self, view: View, longest: int = LONGEST_READ) -> Iterator[tuple[int, RgbImage]]:
         """The tiles that can be read, by their numbers, in the colours that the plan wants."""
-        tiles = read_tiles(slide, grid, unreadable, longest)
+        tiles = read_tiles(view.slide, view.grid, view.unreadable, longest)
         if self.tiling.normalise == "none":
             return tiles
-        normalise = fit_normaliser(self.tiling.normalise, slide, tissue)
+        normalise = fit_normaliser(self.tiling.normalise, view.slide, view.tissue)
         return ((number, normalise(image)) for number, image in tiles)
-
-    def _unreadable(self, grid: Grid) -> Unreadable:
-        return Unreadable(most=int(self.tiling.most_unreadable * len(grid)))
 
     def _why_none(self, tissue: Tissue) -> str:
         where = " inside the regions" if self.within or self.without else ""
         return tissue.why or f"no tile holds enough tissue{where}"
 
-    def _shared_columns(self, slide: Slide, tissue: Tissue) -> dict[str, float | int]:
-        """Of the table of outcomes."""
-        area = tissue.share * np.prod(slide.size) * (slide.mpp / 1000) ** 2
-        return {"tissue_mm2": round(float(area), 6)}
 
-    def _tile_columns(self, grid: Grid, unreadable: Unreadable) -> dict[str, float | int]:
-        return {"tiles": len(grid), "unreadable": len(unreadable.tiles), "mpp": grid.frame.mpp}
+def looked_at(asked: float | None, learnt: float | None, coarser: int = 1) -> float:
+    """um/px at which a network looks at slides: what is asked for, else that of the images it learnt from, in um/px.
+
+    Args:
+        asked: see `TileSettings.mpp`.
+        learnt: of the images.
+        coarser: how many times as coarse as these the network's are.
+
+    Raises:
+        HistillError: usage (2) if neither is known.
+    """
+    if asked is not None:
+        return asked
+    if learnt is not None:
+        return learnt * coarser
+    times = "" if coarser == 1 else f"{coarser} times "
+    raise HistillError(
+        "the run's images had no spacing, so nobody knows at which one it looks at a slide",
+        code=Exit.USAGE,
+        subject="--at",
+        mend=f"Give {times}the spacing of the images it learnt from, in um/px: --at {0.5 * coarser:g}",
+    )
+
+
+def _details(view: View) -> dict[str, Any]:
+    slide, (height, width) = view.slide, view.frame.shape
+    assert slide.facts.spacing is not None
+    return {
+        "size": list(slide.size),
+        "level0_mpp": slide.mpp,
+        "mpp": view.frame.mpp,
+        "spacing_source": slide.facts.spacing.source,
+        "notes": list(slide.facts.notes),
+        "map": [width, height],
+        "tissue_share": round(view.tissue.share, 6),
+        "lit": view.tissue.kind,
+        "tiles": len(view.grid),
+    }
