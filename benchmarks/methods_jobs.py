@@ -179,18 +179,47 @@ def table_of(data: DataSet, out: Path) -> Path:
 def run(job: Job, table: Path, out: Path) -> None:
     """Train and predict, in processes of their own; both go on where they were stopped."""
     folder = out / "runs" / job.name
-    if is_done(job, table, out):
+    given = [
+        "--train",
+        table,
+        "--recipe",
+        recipe_of(job),
+        "--run",
+        folder / "run",
+        "--seed",
+        job.seed,
+        "--threads",
+        "1",
+    ]
+    train = ["train", job.method, *given, *flags_of(job)]
+    run_once(folder, identity(job, table), [train, prediction(folder, table)])
+
+
+def prediction(folder: Path, table: Path) -> list[object]:
+    """The command that predicts the test images by the run in a folder."""
+    return ["predict", folder / "run", table, "--split", "test", "--to", folder / "predictions", "--threads", "1"]
+
+
+def run_once(folder: Path, of: str, commands: list[list[object]]) -> None:
+    """histill's commands that fill a folder, which go on where they were stopped.
+
+    Nothing is done where the folder says that it is finished, and what was begun as something else is removed.
+
+    Args:
+        folder: gets what the commands make, and what it is of.
+        of: the identity of what is made.
+        commands: words of each.
+    """
+    if noted(folder / "done.json") == of:
         return
-    if noted(folder / "begun.json") != identity(job, table):
+    if noted(folder / "begun.json") != of:
         remove(folder)
-        write_json(folder / "begun.json", {"of": identity(job, table)})
-    shared = ["--seed", str(job.seed), "--threads", "1"]
+        write_json(folder / "begun.json", {"of": of})
     began = time.monotonic()
-    flags, recipe = flags_of(job), recipe_of(job)
-    histill(["train", job.method, "--train", table, "--recipe", recipe, "--run", folder / "run", *shared, *flags])
-    histill(["predict", folder / "run", table, "--split", "test", "--to", folder / "predictions", "--threads", "1"])
-    write_json(folder / "done.json", {"of": identity(job, table)})
-    print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
+    for command in commands:
+        histill(command)
+    write_json(folder / "done.json", {"of": of})
+    print(f"{folder.name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def recipe_of(job: Job) -> Path:
@@ -231,7 +260,7 @@ def noted(path: Path) -> str | None:
         return None
 
 
-def histill(given: list[str | Path]) -> None:
+def histill(given: list[object]) -> None:
     """Run a verb; its output is shown only if it fails."""
     arguments = [str(each) for each in given]
     # Spinning threads of one job would take the other's core.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from mhkd_jobs import CURVE, SEEDS, Job
+from methods_jobs import SEEDS
+from mhkd_jobs import CURVE, Job
 
 from histill.cli.main import main as histill
 from histill.core.geometry import Region

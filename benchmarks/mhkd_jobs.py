@@ -6,19 +6,18 @@ Seeds and settings stand in this file and in recipes/mhkd-cpu.yaml.
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import cv2
-from methods_jobs import DATA, ROOT, SEEDS, WEIGHTS, histill, noted
+from methods_jobs import DATA, ROOT, SEEDS, WEIGHTS, histill, noted, prediction, run_once
 
 from histill.core.boxes import boxes_json
 from histill.core.config import read_yaml
 from histill.core.manifest import Manifest, read_manifest, write_manifest
 from histill.core.record import fingerprint
-from histill.core.storage import file_hash, new_folder, remove, write_inside, write_json
+from histill.core.storage import file_hash, new_folder, write_inside
 from histill.data.images import read_image
 from histill.data.pairs import boxes_of
 
@@ -116,17 +115,9 @@ def halve(table: Manifest, folder: Path) -> None:
 def run(job: Job, table: Path, out: Path) -> None:
     """Train and predict, in processes of their own; both go on where they were stopped."""
     folder = out / "runs" / job.name
-    if is_done(job, table, out):
-        return
-    if noted(folder / "begun.json") != identity(job, table):
-        remove(folder)
-        write_json(folder / "begun.json", {"of": identity(job, table)})
-    began = time.monotonic()
     given = ["--train", table, "--recipe", RECIPE, "--run", folder / "run", "--seed", job.seed, "--threads", "1"]
-    histill(["train", "mhkd", *map(str, given), *flags_of(job), *teacher_of(job, out)])
-    histill(["predict", folder / "run", table, "--split", "test", "--to", folder / "predictions", "--threads", "1"])
-    write_json(folder / "done.json", {"of": identity(job, table), "seconds": round(time.monotonic() - began)})
-    print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
+    train = ["train", "mhkd", *given, *flags_of(job), *teacher_of(job, out)]
+    run_once(folder, identity(job, table), [train, prediction(folder, table)])
 
 
 def predict_hubmap(job: Job, out: Path) -> Path:
