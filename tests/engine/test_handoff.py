@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -197,3 +199,24 @@ def test_one_after_the_other(tmp_path: Path) -> None:
         with Handoff(writes(tmp_path / name)) as handoff:
             handoff.put(1)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", "c"]
+
+
+TEAMS = """
+from threadpoolctl import threadpool_info
+import torch
+from histill.engine.handoff import Handoff
+
+def teams():
+    return sorted({each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp"})
+
+found = [teams()]
+with Handoff(lambda items: found.extend(teams() for _ in items)) as writer:
+    writer.put(0)
+print(*found, teams(), torch.get_num_threads())
+"""
+
+
+def test_the_consumer_has_one_thread_and_the_producer_keeps_its_team() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", TEAMS], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[2] [1] [2] 2"

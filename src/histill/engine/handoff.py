@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 Item = TypeVar("Item")
 
 
@@ -17,7 +19,7 @@ class _Stopped(BaseException):
 
 
 class Handoff(Generic[Item]):
-    """A thread that consumes what this one puts.
+    """A thread that consumes what this one puts, without a team of threads of its own.
 
     Use it in a with statement. The end of the block waits for the consumer; if the block fails, the consumer is made to
     fail too; if the consumer fails, the next `put` or the end of the block raises its error.
@@ -34,7 +36,7 @@ class Handoff(Generic[Item]):
         self._ended = False
 
     def __enter__(self) -> Self:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="histill-writer")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="histill-writer", initializer=_without_a_team)
         return self
 
     def put(self, item: Item) -> None:
@@ -81,6 +83,12 @@ class Handoff(Generic[Item]):
             if what == "stop":
                 raise _Stopped
             yield item  # type: ignore[misc]
+
+
+def _without_a_team() -> None:
+    # OpenMP counts threads for each thread that asks, so the network's team keeps its own. A second team would make it
+    # wait at the end of every operation.
+    threadpool_limits(1, user_api="openmp")
 
 
 def _early() -> RuntimeError:
