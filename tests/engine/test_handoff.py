@@ -217,6 +217,6 @@ print(*found, teams(), torch.get_num_threads())
 
 
 def test_the_consumer_has_one_thread_and_the_producer_keeps_its_team() -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", TEAMS], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "[2] [1] [2] 2"
