@@ -129,6 +129,12 @@ def test_a_slide_of_glass_is_empty(tmp_path: Path) -> None:
     assert rows(tmp_path / "out")[0]["spot_per_mm2"] == "0.0"
 
 
+def test_a_slide_of_glass_is_empty_where_stains_are_normalised_too(tmp_path: Path) -> None:
+    made = table(tmp_path, np.full((260, 300, 3), 240, np.uint8))
+    for way in ("macenko", "reinhard"):
+        assert list(find(made, tmp_path / way, normalise=way).empty) == ["slide 0"]
+
+
 def test_without_a_spacing_nobody_knows_how_to_look(tmp_path: Path) -> None:
     with pytest.raises(HistillError, match="had no spacing") as caught:
         find(table(tmp_path, slide_image()), tmp_path / "out", model=trained(mpp=None))

@@ -87,7 +87,8 @@ class BoxSlideWork(TiledWork):
         """Find the objects of a slide."""
         kept, listed, outlines, picture, _ = self.may_write(view.sample)
         classes, mpp, searched = self.method.classes, view.slide.mpp, _area(self._wanted(view), view.frame)
-        found = self._inside(self._found(view, journal), view.sample)
+        # Without a tile there may be no tissue either, to which stains could be fitted.
+        found = self._inside(self._found(view, journal), view.sample) if len(view.grid) else Boxes.of([], [], [])
         shown = at_least(found, self.plan.score)
         number = counts(shown, classes)
         columns = {"searched_mm2": round(searched, 6), **number}
