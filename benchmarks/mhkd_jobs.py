@@ -6,6 +6,7 @@ Seeds and settings stand in this file and in recipes/mhkd-cpu.yaml.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,25 +23,34 @@ from histill.data.images import read_image
 from histill.data.pairs import boxes_of
 
 RECIPE = ROOT / "recipes" / "mhkd-cpu.yaml"
-MADE_UP = {"train": 24, "val": 24, "test": 200, "size": 512, "mpp": 2.0, "seed": 2}
+MADE_UP = {"train": 24, "val": 24, "test": 200, "size": 512, "mpp": 2.0, "seed": 3}
 """Few tiles to learn from, as labs have; at 2 um/px each shows the field of 1,024 px at 1 um/px."""
-EPOCHS = {"kidneys": (30, 24), "bupt": (16, 12)}
-"""of the teacher's step, and of each of the student's first two: of more images, fewer"""
+MORE = {**MADE_UP, "train": 96, "val": 1, "test": 1, "seed": 4}
+"""Fields that nobody has put boxes into, of other donors."""
+SMALLER = 4
+"""The biopsies are looked at so many times smaller: the networks' cells see glomeruli of some 450 px badly."""
+SETTINGS: dict[str, dict[str, object]] = {"kidneys": {}, "bupt": {"tile": 256, "teach.epochs": 64}}
+"""what differs from the recipe: windows of a quarter cost the teacher a quarter of the time"""
 REACH = {"kidneys": [16, 128, 256, 512], "bupt": [16, 64, 256, 512]}
 """of the teacher's levels, so that most glomeruli stand on level log2 r + 2, which the student's first level meets"""
 RATIOS = {"kidneys": 4, "bupt": 8}
 """r of all plans and seeds"""
-CURVE = {"kidneys": (2, 4, 8, 16), "bupt": (4, 8, 16)}
+CURVE = {"kidneys": (2, 4, 8, 16), "bupt": (2, 4, 8)}
 """r of the curves, with the first seed"""
-LESS: dict[str, dict[str, object]] = {
-    "no step 3": {"alone": 0},
+CHANGED: dict[str, dict[str, object]] = {
+    # As many epochs as in the three steps.
+    "no step 3, as long": {"alone": 0, "learn.epochs": 42},
     "nothing inherited": {"inherit": False},
-    "only inherited": {"plan": "features", "imitation": 0},
+    "low, 4 x as long": {"plan": "low", "learn.epochs": 48},
+    # Of five times as many fields, a fifth of the epochs: 4 % fewer batches, and two thirds of the lessons.
+    "more fields": {"unlabelled": 0.5, "learn.epochs": 2, "alone": 6.5},
+    "start, more fields": {"unlabelled": 0.5, "learn.epochs": 2, "alone": 6.5, "plan": "start"},
 }
-"""the whole method without a part; and the student's start without any lesson"""
-ONE_SEED = ("features", "offline", "online", "together", *LESS)
+"""a plan, of which the whole method's is taken if none is named, with a part changed"""
+SHORT = ("features", "offline", "online", "together", *list(CHANGED)[:3])
+ONE_SEED = {"kidneys": (*SHORT, "start, more fields"), "bupt": SHORT}
 """run with the first seed alone"""
-ALL_SEEDS = {"kidneys": ("low", "hybrid", "offline", "online"), "bupt": ("low", "hybrid")}
+ALL_SEEDS = {"kidneys": ("low", "start", "hybrid", "more fields"), "bupt": ("low", "start", "hybrid")}
 """students run with every seed"""
 TITLES = {"kidneys": "made-up kidneys", "bupt": "renal biopsies (glomeruli_bupt)"}
 
@@ -56,7 +66,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.data}-{self.plan.replace(' ', '-')}-r{self.ratio}-{self.seed}"
+        return f"{self.data}-{self.plan.replace(',', '').replace(' ', '-')}-r{self.ratio}-{self.seed}"
+
+    @property
+    def table(self) -> str:
+        """The table it learns from."""
+        return "more" if "more fields" in self.plan else self.data
 
     @property
     def teacher(self) -> Job:
@@ -71,7 +86,7 @@ def jobs(sets: list[str]) -> list[Job]:
         for data in sets:
             made += [Job(data, "high", 1, seed), *(Job(data, plan, RATIOS[data], seed) for plan in ALL_SEEDS[data])]
     for data in sets:
-        made += [Job(data, plan, RATIOS[data], SEEDS[0]) for plan in ONE_SEED]
+        made += [Job(data, plan, RATIOS[data], SEEDS[0]) for plan in ONE_SEED[data]]
         made += [Job(data, plan, ratio, SEEDS[0]) for ratio in CURVE[data] for plan in ("low", "hybrid")]
     return list(dict.fromkeys(made))
 
@@ -82,42 +97,65 @@ def data_sets() -> list[str]:
 
 
 def table_of(data: str, out: Path) -> Path:
-    """The data set's table, made if need be."""
-    folder = out / "data" / f"{data}-{fingerprint([MADE_UP, version('histill')])[:8]}"
-    if data == "hubmap" and not folder.exists():
+    """A table, made if need be: a data set's; `more`, the kidneys' with fields that have no boxes; `hubmap`."""
+    settings = fingerprint([MADE_UP, MORE, SMALLER, version("histill")])[:8]
+    folder = out / "data" / f"{data}-{settings}"
+    if folder.exists():
+        return folder / "data.csv"
+    if data == "hubmap":
         histill(["import", "hubmap", DATA / "hubmap_kidney_lowmag", "--mpp", "8", "--to", folder / "data.csv"])
-    elif data == "kidneys" and not folder.exists():
-        histill(["synth", "glomeruli", folder, *(f"--{key}={value}" for key, value in MADE_UP.items())])
-    elif data == "bupt" and not folder.exists():
+    elif data == "kidneys":
+        synthesise(MADE_UP, folder)
+    elif data == "more":
+        bare = out / "data" / f"bare-{settings}"
+        synthesise(MORE, bare)
+        add_fields(read_manifest(table_of("kidneys", out)), read_manifest(bare / "data.csv"), folder)
+    else:
         whole = folder.with_name(f"{folder.name}-whole") / "data.csv"
         histill(["import", "glomeruli_bupt", DATA / "glomeruli_bupt", "--to", whole])
-        halve(read_manifest(whole), folder)
+        shrink(read_manifest(whole), folder)
         shutil.rmtree(whole.parent)
     return folder / "data.csv"
 
 
-def halve(table: Manifest, folder: Path) -> None:
-    """The same images at half their size, so that glomeruli of about 450 px lie whole in tiles of 512 px."""
+def synthesise(settings: Mapping[str, float], folder: Path) -> None:
+    """Draw made-up tiles."""
+    histill(["synth", "glomeruli", folder, *(f"--{key}={value}" for key, value in settings.items())])
+
+
+def add_fields(table: Manifest, bare: Manifest, folder: Path) -> None:
+    """A table, and beside it another's rows to learn from, without their boxes."""
+    added = [
+        replace(each, id=f"bare-{each.id}", patient=f"bare-{each.patient}", labels=(), boxes=None)
+        for each in bare.of_split("train").samples
+    ]
+    with new_folder(folder) as making:
+        write_manifest(making / "data.csv", [*table.samples, *added], table.card)
+
+
+def shrink(table: Manifest, folder: Path) -> None:
+    """The same images, `SMALLER` times smaller."""
     with new_folder(folder) as making:
         samples = []
         for sample in table.samples:
             image, boxes = read_image(sample.path, None), boxes_of(sample, table.classes)
-            height, width = (side // 2 * 2 for side in image.shape[:2])
-            half = cv2.resize(image[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+            height, width = (side // SMALLER for side in image.shape[:2])
+            cut = image[: height * SMALLER, : width * SMALLER]
+            small = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
             picture, outline = f"images/{sample.id}.png", f"boxes/{sample.id}.json"
-            write_inside(making, picture, cv2.imencode(".png", half[:, :, ::-1])[1].tobytes())
-            smaller = replace(boxes, corners=boxes.corners / 2).clipped(width // 2, height // 2)
+            write_inside(making, picture, cv2.imencode(".png", small[:, :, ::-1])[1].tobytes())
+            smaller = replace(boxes, corners=boxes.corners / SMALLER).clipped(width, height)
             write_inside(making, outline, boxes_json(smaller, table.classes))
             samples.append(replace(sample, path=making / picture, boxes=making / outline))
         write_manifest(making / "data.csv", samples, table.card)
 
 
-def run(job: Job, table: Path, out: Path) -> None:
+def run(job: Job, out: Path) -> None:
     """Train and predict, in processes of their own; both go on where they were stopped."""
-    folder = out / "runs" / job.name
+    folder, table = out / "runs" / job.name, table_of(job.table, out)
     given = ["--train", table, "--recipe", RECIPE, "--run", folder / "run", "--seed", job.seed, "--threads", "1"]
     train = ["train", "mhkd", *given, *flags_of(job), *teacher_of(job, out)]
-    run_once(folder, identity(job, table), [train, prediction(folder, table)])
+    run_once(folder, identity(job, out), [train, prediction(folder, table_of(job.data, out))])
 
 
 def predict_hubmap(job: Job, out: Path) -> Path:
@@ -138,22 +176,21 @@ def teacher_of(job: Job, out: Path) -> list[str]:
 def flags_of(job: Job) -> list[str]:
     """What differs from the recipe."""
     weights = str(WEIGHTS) if WEIGHTS.exists() else "none"
-    plan = "hybrid" if job.plan in LESS else job.plan
-    settings: dict[str, object] = {"plan": plan, "teacher.weights": weights, "student.weights": weights}
-    settings |= dict(zip(("teach.epochs", "learn.epochs"), EPOCHS[job.data], strict=True))
-    settings["teacher.reach"] = REACH[job.data]
-    settings |= LESS.get(job.plan, {})
+    settings: dict[str, object] = {"plan": "hybrid" if job.plan in CHANGED else job.plan}
+    settings |= {"teacher.weights": weights, "student.weights": weights, "teacher.reach": REACH[job.data]}
+    settings |= SETTINGS[job.data] | CHANGED.get(job.plan, {})
     settings |= {"ratio": job.ratio} if job.plan != "high" else {}
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 
-def identity(job: Job, table: Path) -> str:
+def identity(job: Job, out: Path) -> str:
     """A hash of what a run's result follows from: a run of another recipe, table or version is done again."""
     weights = file_hash(WEIGHTS) if WEIGHTS.exists() else "none"
     flags = [flag for flag in flags_of(job) if flag != str(WEIGHTS)]
-    return fingerprint([job.name, flags, read_yaml(RECIPE), read_manifest(table).digest, weights, version("histill")])
+    table = read_manifest(table_of(job.table, out)).digest
+    return fingerprint([job.name, flags, read_yaml(RECIPE), table, weights, version("histill")])
 
 
-def is_done(job: Job, table: Path, out: Path) -> bool:
+def is_done(job: Job, out: Path) -> bool:
     """Whether a run of just this kind is finished."""
-    return noted(out / "runs" / job.name / "done.json") == identity(job, table)
+    return noted(out / "runs" / job.name / "done.json") == identity(job, out)

@@ -81,6 +81,16 @@ def test_aligned_maps_are_of_one_shape(ratio: int) -> None:
             torch.testing.assert_close(learnt, expected + adapter.bias[:, None, None])
 
 
+def test_maps_of_equal_width_are_compared_as_they_are_at_first() -> None:
+    wide, narrow = {"c3": 6, "p3": 5}, {"c3": 6, "p3": 4}
+    alignment = Alignment(meetings(4, wide, narrow), wide, narrow)
+    low = maps(narrow, 64, 1)
+    found = {each.teacher: learnt for each, (_, learnt) in alignment(maps(wide, 256, 0), low).items()}
+    torch.testing.assert_close(found["c3"], low["c3"])
+    assert found["p3"].shape[1] == 5
+    assert alignment.adapters["c3"].weight.requires_grad, "it learns from there"
+
+
 def test_detectors_of_two_resolutions_meet() -> None:
     settings = DetectorSettings(encoder="test_resnet", weights="none", channels=64, depth=1, levels=(2, 5), pad_to=32)
     teacher = build_detector(settings.model_copy(update={"levels": (3, 7), "pad_to": 128}), 1).eval()

@@ -265,6 +265,8 @@ def _model_card(
 ) -> str:
     card, data = method.card, table.card
     mpps = sorted({sample.mpp for sample in learn.samples if sample.mpp is not None})
+    bare = sum(sample.boxes is None for sample in learn.samples) if card.needs == "boxes" else 0
+    without = f"; {bare} of them without" if bare else ""
     lines = [
         f"# {card.name}: {card.title}",
         "",
@@ -273,7 +275,7 @@ def _model_card(
         "",
         "## Data",
         f"- Learnt from {len(learn.samples)} {method.samples} of {len({s.patient for s in learn.samples})} patients, "
-        f"with {card.needs}.",
+        f"with {card.needs}{without}.",
         f"- Epochs chosen by {about['epoch chosen by']}, on {len(choose.samples)} {method.samples} of "
         f"{len({s.patient for s in choose.samples})} patients."
         if choose

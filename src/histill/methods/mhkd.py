@@ -30,10 +30,11 @@ from histill.core.errors import Exit, HistillError
 from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
-from histill.data.pairs import PairBatch, Pairs, require_sound_boxes
+from histill.data.pairs import PairBatch, Pairs, labelled, require_sound_boxes
 from histill.engine.box_method import BoxMethod, detection_terms, objects_of, of_whole, whole_count
 from histill.engine.earlier import stage_digest, take_over
 from histill.engine.focal_global import FocalGlobal, FocalGlobalSettings
+from histill.engine.found_boxes import with_found_boxes
 from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.run import Run
@@ -73,6 +74,7 @@ PLANS: dict[str, tuple[tuple[Lesson, ...], tuple[Lesson, ...]]] = {
     "online": (("online",), ("online",)),
     "together": (("offline", "online"), ("offline", "online")),
     "features": (("features",), ("features",)),
+    "start": ((), ()),
     "low": ((), ()),
 }
 """What the student is taught beside the boxes in step 1, and in step 2."""
@@ -91,9 +93,10 @@ class Config(Strict):
     """side in px of the windows of high resolution that are learnt from, a multiple of r; 0 takes images whole"""
     augmentation: Augmentation = Augmentation(turn=True, stain=0.1)
     """changes to fields, before they are seen at both resolutions"""
-    plan: Literal["hybrid", "offline", "online", "together", "features", "low", "high"] = "hybrid"
+    plan: Literal["hybrid", "offline", "online", "together", "features", "start", "low", "high"] = "hybrid"
     """hybrid: step 1 offline, step 2 online; offline, online: that in both; together: both in both; features: plain
-    imitation of the pyramid in both; low: the student at low resolution without a teacher; high: the teacher alone"""
+    imitation of the pyramid in both; start: no lesson, what is inherited alone; low: the student at low resolution
+    without a teacher; high: the teacher alone"""
     teacher: DetectorSettings = DetectorSettings(encoder="resnet50")
     """who sees high resolution; its pad_to is the student's times r, so that levels meet"""
     student: DetectorSettings = DetectorSettings(encoder="resnet18", levels=(2, 6))
@@ -104,6 +107,9 @@ class Config(Strict):
     """folder of an earlier run whose teacher is taken in place of step 0: one teacher can serve all r"""
     learn: Schedule = Schedule(epochs=24, batch_size=16, head_factor=1, weight_decay=1e-4, warmup=0.05)
     """step 1, and step 2 again"""
+    unlabelled: Share = 0
+    """fields without a file of boxes are learnt from too: the teacher's finds of at least this score stand for theirs;
+    0 refuses such fields"""
     inherit: bool = True
     """a student who is taught begins with the teacher's head, and with its trunk where both are of one kind"""
     shallow: Annotated[int, Field(ge=2)] = 3
@@ -124,8 +130,8 @@ class Config(Strict):
     """step 2: weight of feature imitation on the deep pyramid; in the plan features, on all of it"""
     mutual: NonNegativeFloat = 0.1
     """step 2: weight of what the teacher learns from the student's class probabilities"""
-    alone: Share = 0.25
-    """step 3: its epochs, as a share of step 2's; 0 for no step 3"""
+    alone: NonNegativeFloat = 0.25
+    """step 3: its epochs, in lengths of step 2; 0 for no step 3"""
     alone_rate: PositiveFloat = 0.1
     """step 3: its learning rate, as a share of step 2's"""
     select: Select = "boxes"
@@ -183,7 +189,9 @@ class Mhkd(BoxMethod):
 
     def fit(self, train: Manifest, val: Manifest | None, run: Run) -> None:
         """The teacher; then the student: shallow and global, offline; the back end, online; alone."""
-        config = self.config
+        config, fields = self.config, train
+        if config.unlabelled:
+            train, val = labelled(train), labelled(val) if val else None
         for table in (train, *([val] if val is not None and config.select != "last" else [])):
             require_sound_boxes(table)
         self.look_at(train, run)
@@ -193,6 +201,8 @@ class Mhkd(BoxMethod):
         school = School.build(config, self.detector, len(self.classes), run.fabric.device)
         if config.plan != "low":
             self.learn_to_teach(school.teacher, train, val, run)
+        if config.plan != "low" and config.unlabelled:
+            train = with_found_boxes(fields, school.teacher, config.unlabelled, run, name="found-boxes")
 
         for name, lessons in zip(STEPS[1:3], PLANS[config.plan], strict=True):
             ends = name == STEPS[2] and not config.alone

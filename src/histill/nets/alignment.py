@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,7 +58,8 @@ def meetings(ratio: int, teacher: Collection[str], student: Collection[str]) -> 
 class Alignment(nn.Module):
     """Makes maps that meet comparable: the teacher's is averaged, the student's goes through a 1x1 convolution.
 
-    There is no convolution where maps of equal size and width meet.
+    There is no convolution where maps of equal size and width meet. Where only the widths are equal it begins as the
+    identity: a student who inherits the teacher's weights has its channels in their order.
 
     Args:
         meetings: which maps meet.
@@ -81,7 +83,7 @@ class Alignment(nn.Module):
         for each in meetings:
             narrow, wide = student[each.student], teacher[each.teacher]
             alike = each.pool == 1 and narrow == wide
-            self.adapters[each.teacher] = nn.Identity() if alike else nn.Conv2d(narrow, wide, kernel_size=1)
+            self.adapters[each.teacher] = nn.Identity() if alike else _adapter(narrow, wide)
 
     def forward(
         self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]
@@ -110,3 +112,12 @@ class Alignment(nn.Module):
                 target, learnt = target / scale, learnt / scale
             pairs[each] = target, learnt
         return pairs
+
+
+def _adapter(narrow: int, wide: int) -> nn.Conv2d:
+    """A 1x1 convolution; the identity at first if the widths are equal."""
+    made = nn.Conv2d(narrow, wide, kernel_size=1)
+    if narrow == wide:
+        nn.init.dirac_(made.weight)
+        nn.init.zeros_(cast(Tensor, made.bias))
+    return made
