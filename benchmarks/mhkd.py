@@ -198,7 +198,7 @@ def main() -> None:
     if given.costs:
         measure_costs(given.out, RESULTS / "mhkd_costs.json")
     else:
-        for name in (*sets, "more"):
+        for name in (*sets, "fields"):
             table_of(name, given.out)
         todo = [job for job in jobs(sets) if given.only in job.name]
         # Students wait for their teachers.

@@ -6,7 +6,6 @@ Seeds and settings stand in this file and in recipes/mhkd-cpu.yaml.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +24,8 @@ from histill.data.pairs import boxes_of
 RECIPE = ROOT / "recipes" / "mhkd-cpu.yaml"
 MADE_UP = {"train": 24, "val": 24, "test": 200, "size": 512, "mpp": 2.0, "seed": 3}
 """Few tiles to learn from, as labs have; at 2 um/px each shows the field of 1,024 px at 1 um/px."""
-MORE = {**MADE_UP, "train": 96, "val": 1, "test": 1, "seed": 4}
-"""Fields that nobody has put boxes into, of other donors."""
+FIELDS = {**MADE_UP, "train": 96, "val": 1, "test": 1, "seed": 4}
+"""Tiles of other donors, whose boxes are not looked at."""
 SMALLER = 4
 """The biopsies are looked at so many times smaller: the networks' cells see glomeruli of some 450 px badly."""
 SETTINGS: dict[str, dict[str, object]] = {"kidneys": {}, "bupt": {"tile": 256, "teach.epochs": 64}}
@@ -43,8 +42,8 @@ CHANGED: dict[str, dict[str, object]] = {
     "nothing inherited": {"inherit": False},
     "low, 4 x as long": {"plan": "low", "learn.epochs": 48},
     # Of five times as many fields, a fifth of the epochs: 4 % fewer batches, and two thirds of the lessons.
-    "more fields": {"unlabelled": 0.5, "learn.epochs": 2, "alone": 6.5},
-    "start, more fields": {"unlabelled": 0.5, "learn.epochs": 2, "alone": 6.5, "plan": "start"},
+    "more fields": {"learn.epochs": 2, "alone": 6.5},
+    "start, more fields": {"learn.epochs": 2, "alone": 6.5, "plan": "start"},
 }
 """a plan, of which the whole method's is taken if none is named, with a part changed"""
 SHORT = ("features", "offline", "online", "together", *list(CHANGED)[:3])
@@ -67,11 +66,6 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.data}-{self.plan.replace(',', '').replace(' ', '-')}-r{self.ratio}-{self.seed}"
-
-    @property
-    def table(self) -> str:
-        """The table it learns from."""
-        return "more" if "more fields" in self.plan else self.data
 
     @property
     def teacher(self) -> Job:
@@ -97,40 +91,21 @@ def data_sets() -> list[str]:
 
 
 def table_of(data: str, out: Path) -> Path:
-    """A table, made if need be: a data set's; `more`, the kidneys' with fields that have no boxes; `hubmap`."""
-    settings = fingerprint([MADE_UP, MORE, SMALLER, version("histill")])[:8]
-    folder = out / "data" / f"{data}-{settings}"
+    """A table, made if need be: a data set's, that of `fields`, or of `hubmap`."""
+    folder = out / "data" / f"{data}-{fingerprint([MADE_UP, FIELDS, SMALLER, version('histill')])[:8]}"
     if folder.exists():
         return folder / "data.csv"
     if data == "hubmap":
         histill(["import", "hubmap", DATA / "hubmap_kidney_lowmag", "--mpp", "8", "--to", folder / "data.csv"])
-    elif data == "kidneys":
-        synthesise(MADE_UP, folder)
-    elif data == "more":
-        bare = out / "data" / f"bare-{settings}"
-        synthesise(MORE, bare)
-        add_fields(read_manifest(table_of("kidneys", out)), read_manifest(bare / "data.csv"), folder)
+    elif data in ("kidneys", "fields"):
+        settings = MADE_UP if data == "kidneys" else FIELDS
+        histill(["synth", "glomeruli", folder, *(f"--{key}={value}" for key, value in settings.items())])
     else:
         whole = folder.with_name(f"{folder.name}-whole") / "data.csv"
         histill(["import", "glomeruli_bupt", DATA / "glomeruli_bupt", "--to", whole])
         shrink(read_manifest(whole), folder)
         shutil.rmtree(whole.parent)
     return folder / "data.csv"
-
-
-def synthesise(settings: Mapping[str, float], folder: Path) -> None:
-    """Draw made-up tiles."""
-    histill(["synth", "glomeruli", folder, *(f"--{key}={value}" for key, value in settings.items())])
-
-
-def add_fields(table: Manifest, bare: Manifest, folder: Path) -> None:
-    """A table, and beside it another's rows to learn from, without their boxes."""
-    added = [
-        replace(each, id=f"bare-{each.id}", patient=f"bare-{each.patient}", labels=(), boxes=None)
-        for each in bare.of_split("train").samples
-    ]
-    with new_folder(folder) as making:
-        write_manifest(making / "data.csv", [*table.samples, *added], table.card)
 
 
 def shrink(table: Manifest, folder: Path) -> None:
@@ -152,10 +127,10 @@ def shrink(table: Manifest, folder: Path) -> None:
 
 def run(job: Job, out: Path) -> None:
     """Train and predict, in processes of their own; both go on where they were stopped."""
-    folder, table = out / "runs" / job.name, table_of(job.table, out)
+    folder, table = out / "runs" / job.name, table_of(job.data, out)
     given = ["--train", table, "--recipe", RECIPE, "--run", folder / "run", "--seed", job.seed, "--threads", "1"]
-    train = ["train", "mhkd", *given, *flags_of(job), *teacher_of(job, out)]
-    run_once(folder, identity(job, out), [train, prediction(folder, table_of(job.data, out))])
+    train = ["train", "mhkd", *given, *flags_of(job), *teacher_of(job, out), *fields_of(job, out)]
+    run_once(folder, identity(job, out), [train, prediction(folder, table)])
 
 
 def predict_hubmap(job: Job, out: Path) -> Path:
@@ -173,6 +148,11 @@ def teacher_of(job: Job, out: Path) -> list[str]:
     return ["--teacher_run", str(out / "runs" / job.teacher.name / "run")]
 
 
+def fields_of(job: Job, out: Path) -> list[str]:
+    """The flag that names the fields without boxes."""
+    return ["--fields", str(table_of("fields", out))] if "more fields" in job.plan else []
+
+
 def flags_of(job: Job) -> list[str]:
     """What differs from the recipe."""
     weights = str(WEIGHTS) if WEIGHTS.exists() else "none"
@@ -187,8 +167,9 @@ def identity(job: Job, out: Path) -> str:
     """A hash of what a run's result follows from: a run of another recipe, table or version is done again."""
     weights = file_hash(WEIGHTS) if WEIGHTS.exists() else "none"
     flags = [flag for flag in flags_of(job) if flag != str(WEIGHTS)]
-    table = read_manifest(table_of(job.table, out)).digest
-    return fingerprint([job.name, flags, read_yaml(RECIPE), table, weights, version("histill")])
+    named = [job.data, "fields"] if fields_of(job, out) else [job.data]
+    tables = [read_manifest(table_of(name, out)).digest for name in named]
+    return fingerprint([job.name, flags, read_yaml(RECIPE), tables, weights, version("histill")])
 
 
 def is_done(job: Job, out: Path) -> bool:

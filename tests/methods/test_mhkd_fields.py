@@ -1,7 +1,8 @@
-"""MHKD where some fields have no boxes: the teacher learns from the others, the student from what it finds too."""
+"""MHKD with fields that have no boxes: the student learns from what the teacher finds there as well."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
@@ -9,8 +10,7 @@ from test_mhkd import config
 from tiny_boxes import tiny_boxes
 
 from histill.core.errors import Exit, HistillError
-from histill.core.journal import read_journal
-from histill.core.manifest import Manifest
+from histill.core.manifest import Manifest, write_manifest
 from histill.core.storage import safe_name
 from histill.data.pairs import PairBatch
 from histill.engine.run import Machine
@@ -18,15 +18,23 @@ from histill.engine.training import train
 from histill.methods.mhkd import STEPS, Mhkd
 
 MACHINE = Machine(accelerator="cpu", threads=1)
-BARE = (1, 4)
+
+
+@dataclass
+class Tables:
+    """Six rows with boxes to learn from and two to choose by; and three fields."""
+
+    boxed: Manifest
+    fields: Path
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Six fields to learn from, two of them without boxes, and two to choose by, one of them without."""
-    made = tiny_boxes(tmp_path_factory.mktemp("fields") / "table")
-    samples = [replace(each, boxes=None if i in (*BARE, 7) else each.boxes) for i, each in enumerate(made.samples)]
-    return replace(made, samples=tuple(samples))
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    place = tmp_path_factory.mktemp("fields")
+    boxed, other = tiny_boxes(place / "boxed"), tiny_boxes(place / "other")
+    fields = [replace(each, id=f"field {i}", boxes=None, labels=()) for i, each in enumerate(other.samples[:3])]
+    write_manifest(place / "fields.csv", fields, other.card)
+    return Tables(boxed, place / "fields.csv")
 
 
 def run(table: Manifest, folder: Path, **values: Any) -> dict[str, set[str]]:
@@ -49,51 +57,50 @@ def run(table: Manifest, folder: Path, **values: Any) -> dict[str, set[str]]:
     return seen
 
 
-def ids(*numbers: int) -> set[str]:
-    return {f"tile {i}" for i in numbers}
+TILES = {f"tile {i}" for i in range(6)}
+FIELDS = {f"field {i}" for i in range(3)}
 
 
-def test_the_student_is_shown_them_and_the_teacher_is_not(table: Manifest, tmp_path: Path) -> None:
+def test_the_student_is_shown_them_and_the_teacher_is_not(tables: Tables, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    seen = run(table, folder, unlabelled=0.05)
-    assert seen == {"teacher": ids(0, 2, 3, 5), "student": ids(*range(6))}
-    files = {each.name for each in (folder / "found-boxes").glob("tile*.json")}
-    assert files == {f"{safe_name(f'tile {i}')}.json" for i in BARE}
-    selecting = [each["samples"] for each in read_journal(folder / "journal.jsonl") if each["event"] == "selecting"]
-    assert selecting == [1, 1], "a validation field without boxes says nothing of an epoch"
-    assert "with boxes; 2 of them without" in (folder / "model" / "README.md").read_text()
+    seen = run(tables.boxed, folder, fields=str(tables.fields), found=0.05)
+    assert seen == {"teacher": TILES, "student": TILES | FIELDS}
+    files = {each.name for each in (folder / "found-boxes").glob("field*.json")}
+    assert files == {f"{safe_name(field)}.json" for field in FIELDS}
 
 
-def test_a_run_that_goes_on_ends_in_the_same_bytes(table: Manifest, tmp_path: Path) -> None:
-    folder, other = tmp_path / "run", tmp_path / "other"
-    run(table, folder, unlabelled=0.05)
-    weights = Path("model") / "model.safetensors"
-    expected = (folder / weights).read_bytes()
-    run(table, other, unlabelled=0.05)
-    for name in ("model", "found-boxes"):
-        (other / name / "record.json").unlink()
-    for name in STEPS[1:]:
-        (other / "stages" / name / "record.json").unlink()
-    assert run(table, other, unlabelled=0.05)["teacher"] == set()
-    assert (other / weights).read_bytes() == expected
+def test_a_run_that_goes_on_ends_in_the_same_bytes(tables: Tables, tmp_path: Path) -> None:
+    weights, made = Path("model") / "model.safetensors", {"fields": str(tables.fields), "found": 0.05}
+    run(tables.boxed, tmp_path / "run", **made)
+    again = tmp_path / "again"
+    copytree(tmp_path / "run", again)
+    for name in ("model", "found-boxes", *(f"stages/{step}" for step in STEPS[1:])):
+        rmtree(again / name)
+    assert run(tables.boxed, again, **made) == {"teacher": set(), "student": TILES | FIELDS}
+    assert (again / weights).read_bytes() == (tmp_path / "run" / weights).read_bytes()
+
+
+def test_a_run_with_other_fields_is_another(tables: Tables, tmp_path: Path) -> None:
+    run(tables.boxed, tmp_path / "run", fields=str(tables.fields), plan="start")
+    fewer = tables.fields.with_name("fewer.csv")
+    text = tables.fields.read_text().splitlines()
+    fewer.write_text("\n".join(text[:-1]) + "\n")
+    fewer.with_suffix(".yaml").write_bytes(tables.fields.with_suffix(".yaml").read_bytes())
+    fewer.replace(tables.fields)
+    with pytest.raises(HistillError, match="seen") as caught:
+        run(tables.boxed, tmp_path / "run", fields=str(tables.fields), plan="start")
+    assert caught.value.code == Exit.USAGE
+    tables.fields.write_text("\n".join(text) + "\n")
 
 
 @pytest.mark.parametrize("plan", ["low", "high"])
-def test_who_has_no_teacher_learns_from_the_others_alone(table: Manifest, plan: str, tmp_path: Path) -> None:
-    seen = run(table, tmp_path / "run", unlabelled=0.05, plan=plan)
-    assert seen["teacher"] | seen["student"] == ids(0, 2, 3, 5)
+def test_who_has_no_teacher_learns_without_them(tables: Tables, plan: str, tmp_path: Path) -> None:
+    seen = run(tables.boxed, tmp_path / "run", fields=str(tables.fields), plan=plan)
+    assert seen["teacher"] | seen["student"] == TILES
     assert not (tmp_path / "run" / "found-boxes").exists()
 
 
-def test_they_are_refused_where_they_were_not_asked_for(table: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(HistillError, match=r"line 3 \(tile 1\) has no file of boxes") as caught:
-        run(table, tmp_path / "run")
-    assert caught.value.code == Exit.USAGE
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_some_must_have_boxes(table: Manifest, split: str, tmp_path: Path) -> None:
-    samples = tuple(replace(each, boxes=None) if each.split == split else each for each in table.samples)
-    with pytest.raises(HistillError, match="has a file of boxes") as caught:
-        run(replace(table, samples=samples), tmp_path / "run", unlabelled=0.5)
-    assert caught.value.code == Exit.USAGE
+def test_a_table_that_is_not_there_is_told_before_anything_is_learnt(tables: Tables, tmp_path: Path) -> None:
+    with pytest.raises(HistillError, match=r"none\.csv"):
+        run(tables.boxed, tmp_path / "run", fields=str(tmp_path / "none.csv"))
+    assert not (tmp_path / "run" / "stages").exists()

@@ -167,19 +167,6 @@ def boxes_of(sample: Sample, classes: Classes) -> Boxes:
     return boxes.shifted(-sample.crop.x, -sample.crop.y).clipped(sample.crop.w, sample.crop.h)
 
 
-def labelled(manifest: Manifest) -> Manifest:
-    """The rows that have a file of boxes.
-
-    Raises:
-        HistillError: usage (2) if there is none.
-    """
-    found = manifest.choose(lambda sample: sample.boxes is not None)
-    if not found.samples:
-        what = f"none of its {len(manifest.samples)} rows to learn from or to choose by has a file of boxes"
-        raise HistillError(what, code=Exit.USAGE, subject=str(manifest.path), mend="Fill in the column boxes of some")
-    return found
-
-
 def require_sound_boxes(manifest: Manifest) -> None:
     """Read every file of boxes once.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -102,7 +102,7 @@ def train(
         "val": val.digest if val else None,
         "start weights": _weight_files(config.model_dump(mode="json")),
         "seen": seen,
-        "files": team.first_makes(lambda: _content([*learn.samples, *(choose.samples if choose else ())])),
+        "files": team.first_makes(lambda: content_of([*learn.samples, *(choose.samples if choose else ())])),
     }
     with open_run(
         folder, settings=settings, seed=seed, machine=machine, journal_listener=listener, workers=workers
@@ -226,8 +226,8 @@ def _check_batches(config: Strict, images: int, team: Team, prefix: str = "") ->
             _check_batches(value, images, team, f"{prefix}{name}.")
 
 
-def _content(samples: list[Sample]) -> str:
-    # A table names its files; an image that is exchanged while a run rests must not be mixed with the old one.
+def content_of(samples: Iterable[Sample]) -> str:
+    """A hash of all files of some rows: a table names them, and one may be exchanged while a run rests."""
     files = sorted({file for sample in samples for file in (sample.path, sample.mask, sample.boxes) if file})
     return fingerprint([file_hash(file) for file in files])
 
@@ -265,8 +265,6 @@ def _model_card(
 ) -> str:
     card, data = method.card, table.card
     mpps = sorted({sample.mpp for sample in learn.samples if sample.mpp is not None})
-    bare = sum(sample.boxes is None for sample in learn.samples) if card.needs == "boxes" else 0
-    without = f"; {bare} of them without" if bare else ""
     lines = [
         f"# {card.name}: {card.title}",
         "",
@@ -275,7 +273,7 @@ def _model_card(
         "",
         "## Data",
         f"- Learnt from {len(learn.samples)} {method.samples} of {len({s.patient for s in learn.samples})} patients, "
-        f"with {card.needs}{without}.",
+        f"with {card.needs}.",
         f"- Epochs chosen by {about['epoch chosen by']}, on {len(choose.samples)} {method.samples} of "
         f"{len({s.patient for s in choose.samples})} patients."
         if choose

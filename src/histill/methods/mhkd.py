@@ -30,11 +30,11 @@ from histill.core.errors import Exit, HistillError
 from histill.core.labels import Classes
 from histill.core.manifest import Manifest
 from histill.data.augment import Augmentation
-from histill.data.pairs import PairBatch, Pairs, labelled, require_sound_boxes
+from histill.data.pairs import PairBatch, Pairs, require_sound_boxes
 from histill.engine.box_method import BoxMethod, detection_terms, objects_of, of_whole, whole_count
 from histill.engine.earlier import stage_digest, take_over
+from histill.engine.fields import digest_of_fields, open_fields, with_fields
 from histill.engine.focal_global import FocalGlobal, FocalGlobalSettings
-from histill.engine.found_boxes import with_found_boxes
 from histill.engine.method import Card
 from histill.engine.optim import Schedule
 from histill.engine.run import Run
@@ -59,6 +59,7 @@ CARD = Card(
         "the plan of the steps is the paper's; all numbers and the forms of all terms are ours, after FGD and FCOS",
         "low resolution is made from high: lens, area down-sampling, sensor noise, JPEG",
         "the student begins with the teacher's head, and with its trunk if of one kind",
+        "the student may learn from what the teacher finds in images without boxes",
         "the student's first level learns from the teacher's finer levels too",
         "classes and boxes are taught at the cells where teacher and student answer for the same object",
         "maps can be compared in units of the teacher's, for trunks without normalisation layers",
@@ -107,9 +108,10 @@ class Config(Strict):
     """folder of an earlier run whose teacher is taken in place of step 0: one teacher can serve all r"""
     learn: Schedule = Schedule(epochs=24, batch_size=16, head_factor=1, weight_decay=1e-4, warmup=0.05)
     """step 1, and step 2 again"""
-    unlabelled: Share = 0
-    """fields without a file of boxes are learnt from too: the teacher's finds of at least this score stand for theirs;
-    0 refuses such fields"""
+    fields: str = ""
+    """another table, of images without boxes: the student learns from what the teacher finds there as well"""
+    found: Share = 0.5
+    """what it finds there with at least this score"""
     inherit: bool = True
     """a student who is taught begins with the teacher's head, and with its trunk where both are of one kind"""
     shallow: Annotated[int, Field(ge=2)] = 3
@@ -138,6 +140,11 @@ class Config(Strict):
     """what chooses the epoch of step 0, and of the last step: boxes, AP.5:.95 of validation images, or last"""
 
     @property
+    def has_fields(self) -> bool:
+        """Whether a student learns from fields without boxes, which needs a teacher."""
+        return bool(self.fields) and self.plan not in ("low", "high")
+
+    @property
     def pad_teacher(self) -> DetectorSettings:
         """The teacher's settings, its images padded so that its levels meet the student's."""
         return self.teacher.model_copy(update={"pad_to": self.ratio * self.student.pad_to})
@@ -164,13 +171,15 @@ class Mhkd(BoxMethod):
 
     @classmethod
     def look(cls, config: Strict, learn: Manifest) -> dict[str, Any]:
-        """As every `BoxMethod`, the side being the windows'; and the hash of a teacher that is taken over."""
+        """As every `BoxMethod`, the side being the windows'; and hashes of an earlier run's teacher, and of fields."""
         settings = cast(Config, config)
         seen = super().look(config, learn)
         if settings.tile:
             seen["side"] = min(settings.tile, seen["side"])
         if settings.teacher_run and settings.plan != "low":
             seen["teacher"] = stage_digest(Path(settings.teacher_run), STEPS[0])
+        if settings.has_fields:
+            seen["fields"] = digest_of_fields(Path(settings.fields), learn)
         return seen
 
     @property
@@ -189,21 +198,21 @@ class Mhkd(BoxMethod):
 
     def fit(self, train: Manifest, val: Manifest | None, run: Run) -> None:
         """The teacher; then the student: shallow and global, offline; the back end, online; alone."""
-        config, fields = self.config, train
-        if config.unlabelled:
-            train, val = labelled(train), labelled(val) if val else None
+        config = self.config
         for table in (train, *([val] if val is not None and config.select != "last" else [])):
             require_sound_boxes(table)
-        self.look_at(train, run)
+        fields = open_fields(Path(config.fields), train, run) if config.has_fields else None
+        if config.tile > (side := BoxMethod.look(config, train)["side"]):
+            text = f"tile is {config.tile} px, the images' usual side {side}: the rest of a window is white"
+            run.journal.say("note", text=text)
         if self.is_ceiling:
             self.learn_to_teach(self.detector, train, val, run)
             return
         school = School.build(config, self.detector, len(self.classes), run.fabric.device)
         if config.plan != "low":
             self.learn_to_teach(school.teacher, train, val, run)
-        if config.plan != "low" and config.unlabelled:
-            train = with_found_boxes(fields, school.teacher, config.unlabelled, run, name="found-boxes")
-
+        if fields:
+            train = with_fields(train, fields, school.teacher, config.found, run)
         for name, lessons in zip(STEPS[1:3], PLANS[config.plan], strict=True):
             ends = name == STEPS[2] and not config.alone
             run.train(
@@ -328,13 +337,6 @@ class Mhkd(BoxMethod):
         """What chooses a step's epoch."""
         config = self.config
         return box_selection(detector, val, config.select, run, ratio=config.ratio, scanner=config.scanner, high=high)
-
-    def look_at(self, train: Manifest, run: Run) -> None:
-        """Say where windows are larger than the images."""
-        side = BoxMethod.look(self.config, train)["side"]
-        if self.config.tile > side:
-            text = f"tile is {self.config.tile} px, the images' usual side {side}: the rest of a window is white"
-            run.journal.say("note", text=text)
 
 
 @dataclass(frozen=True)
