@@ -21,7 +21,7 @@ from histill.methods import find
 
 def work(name: str, folder: Path, table: Manifest, rank: int) -> None:
     kind = find(name)
-    train(kind, table, None, folder=folder, config=tiny_config(kind), seed=0, machine=MACHINE)
+    train(kind, table, None, folder=folder, config=tiny_config(kind, table), seed=0, machine=MACHINE)
 
 
 def main(place: Path, names: list[str]) -> None:

@@ -79,7 +79,7 @@ def trained(name: str, table: Manifest, tmp_path_factory: pytest.TempPathFactory
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "fit", spy)
-        train(kind, table, None, folder=folder, config=tiny_config(kind), seed=0, machine=MACHINE)
+        train(kind, table, None, folder=folder, config=tiny_config(kind, table), seed=0, machine=MACHINE)
         yield Seen(kind, seen["method"], seen["learn"], table, folder)
     torch.set_num_threads(before)
 
@@ -108,7 +108,8 @@ def said_of(method: Any, sample: Any) -> dict[str, Any]:
 
 
 def again(seen: Seen) -> None:
-    train(seen.kind, seen.table, None, folder=seen.folder, config=tiny_config(seen.kind), seed=0, machine=MACHINE)
+    config = tiny_config(seen.kind, seen.table)
+    train(seen.kind, seen.table, None, folder=seen.folder, config=config, seed=0, machine=MACHINE)
 
 
 def test_the_card_is_filled_in(name: str) -> None:
@@ -166,7 +167,7 @@ def test_training_a_finished_run_again_changes_nothing(trained: Seen) -> None:
 
 
 def test_results_do_not_depend_on_the_readers(trained: Seen, tmp_path: Path) -> None:
-    config = tiny_config(trained.kind)
+    config = tiny_config(trained.kind, trained.table)
     train(trained.kind, trained.table, None, folder=tmp_path, config=config, seed=0, machine=MACHINE, workers=2)
     assert tree(tmp_path) == tree(trained.folder)
 
@@ -190,7 +191,7 @@ def test_other_settings_are_refused(trained: Seen) -> None:
             trained.table,
             None,
             folder=trained.folder,
-            config=tiny_config(trained.kind),
+            config=tiny_config(trained.kind, trained.table),
             seed=1,
             machine=MACHINE,
         )

@@ -1,16 +1,19 @@
 """MHKD with fields that have no boxes: the student learns from what the teacher finds there as well."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
+from PIL import Image
 from test_mhkd import config
 from tiny_boxes import tiny_boxes
 
 from histill.core.errors import Exit, HistillError
-from histill.core.manifest import Manifest, write_manifest
+from histill.core.journal import read_journal
+from histill.core.manifest import Manifest, read_manifest, write_manifest
 from histill.core.storage import safe_name
 from histill.data.pairs import PairBatch
 from histill.engine.run import Machine
@@ -20,21 +23,14 @@ from histill.methods.mhkd import STEPS, Mhkd
 MACHINE = Machine(accelerator="cpu", threads=1)
 
 
-@dataclass
-class Tables:
-    """Six rows with boxes to learn from and two to choose by; and three fields."""
-
-    boxed: Manifest
-    fields: Path
+@pytest.fixture
+def table(tmp_path: Path) -> Manifest:
+    """Six rows with boxes to learn from and two to choose by; beside it the table of three fields."""
+    return tiny_boxes(tmp_path / "table")
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
-    place = tmp_path_factory.mktemp("fields")
-    boxed, other = tiny_boxes(place / "boxed"), tiny_boxes(place / "other")
-    fields = [replace(each, id=f"field {i}", boxes=None, labels=()) for i, each in enumerate(other.samples[:3])]
-    write_manifest(place / "fields.csv", fields, other.card)
-    return Tables(boxed, place / "fields.csv")
+def fields_of(table: Manifest) -> dict[str, Any]:
+    return {"fields": str(table.path.with_name("fields.csv")), "found": 0.05}
 
 
 def run(table: Manifest, folder: Path, **values: Any) -> dict[str, set[str]]:
@@ -61,46 +57,76 @@ TILES = {f"tile {i}" for i in range(6)}
 FIELDS = {f"field {i}" for i in range(3)}
 
 
-def test_the_student_is_shown_them_and_the_teacher_is_not(tables: Tables, tmp_path: Path) -> None:
+def test_the_student_is_shown_them_and_the_teacher_of_step_0_is_not(table: Manifest, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    seen = run(tables.boxed, folder, fields=str(tables.fields), found=0.05)
+    seen = run(table, folder, **fields_of(table))
     assert seen == {"teacher": TILES, "student": TILES | FIELDS}
-    files = {each.name for each in (folder / "found-boxes").glob("field*.json")}
+    files = {each.name for each in (folder / "fields" / "boxes").iterdir()}
     assert files == {f"{safe_name(field)}.json" for field in FIELDS}
+    events = read_journal(folder / "journal.jsonl")
+    assert [each["more"] for each in events if each["event"] == "run"] == [3]
+    told = (folder / "model" / "README.md").read_text()
+    assert "Learnt from 6 images of 6 patients, with boxes." in told
+    assert "And from 3 of 3 patients, without boxes." in told
 
 
-def test_a_run_that_goes_on_ends_in_the_same_bytes(tables: Tables, tmp_path: Path) -> None:
-    weights, made = Path("model") / "model.safetensors", {"fields": str(tables.fields), "found": 0.05}
-    run(tables.boxed, tmp_path / "run", **made)
+def test_a_run_that_goes_on_ends_in_the_same_bytes(table: Manifest, tmp_path: Path) -> None:
+    weights = Path("model") / "model.safetensors"
+    run(table, tmp_path / "run", **fields_of(table))
     again = tmp_path / "again"
     copytree(tmp_path / "run", again)
-    for name in ("model", "found-boxes", *(f"stages/{step}" for step in STEPS[1:])):
+    for name in ("model", "fields", *(f"stages/{step}" for step in STEPS[1:])):
         rmtree(again / name)
-    assert run(tables.boxed, again, **made) == {"teacher": set(), "student": TILES | FIELDS}
+    assert run(table, again, **fields_of(table)) == {"teacher": set(), "student": TILES | FIELDS}
     assert (again / weights).read_bytes() == (tmp_path / "run" / weights).read_bytes()
 
 
-def test_a_run_with_other_fields_is_another(tables: Tables, tmp_path: Path) -> None:
-    run(tables.boxed, tmp_path / "run", fields=str(tables.fields), plan="start")
-    fewer = tables.fields.with_name("fewer.csv")
-    text = tables.fields.read_text().splitlines()
-    fewer.write_text("\n".join(text[:-1]) + "\n")
-    fewer.with_suffix(".yaml").write_bytes(tables.fields.with_suffix(".yaml").read_bytes())
-    fewer.replace(tables.fields)
-    with pytest.raises(HistillError, match="seen") as caught:
-        run(tables.boxed, tmp_path / "run", fields=str(tables.fields), plan="start")
+def fewer(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def darker(path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(read_manifest(path).samples[0].path)
+
+
+@pytest.mark.parametrize("change", [fewer, darker])
+def test_a_run_with_other_fields_is_another(table: Manifest, change: Callable[[Path], None], tmp_path: Path) -> None:
+    values = {**fields_of(table), "plan": "start"}
+    run(table, tmp_path / "run", **values)
+    change(Path(values["fields"]))
+    with pytest.raises(HistillError, match="begun with other settings") as caught:
+        run(table, tmp_path / "run", **values)
     assert caught.value.code == Exit.USAGE
-    tables.fields.write_text("\n".join(text) + "\n")
 
 
 @pytest.mark.parametrize("plan", ["low", "high"])
-def test_who_has_no_teacher_learns_without_them(tables: Tables, plan: str, tmp_path: Path) -> None:
-    seen = run(tables.boxed, tmp_path / "run", fields=str(tables.fields), plan=plan)
+def test_who_has_no_teacher_learns_without_them(table: Manifest, plan: str, tmp_path: Path) -> None:
+    seen = run(table, tmp_path / "run", **fields_of(table), plan=plan)
     assert seen["teacher"] | seen["student"] == TILES
-    assert not (tmp_path / "run" / "found-boxes").exists()
+    assert not (tmp_path / "run" / "fields").exists()
 
 
-def test_a_table_that_is_not_there_is_told_before_anything_is_learnt(tables: Tables, tmp_path: Path) -> None:
-    with pytest.raises(HistillError, match=r"none\.csv"):
-        run(tables.boxed, tmp_path / "run", fields=str(tmp_path / "none.csv"))
-    assert not (tmp_path / "run" / "stages").exists()
+@pytest.mark.parametrize(("split", "refused"), [("val", True), ("test", True), ("train", False)])
+def test_patients_who_choose_or_score_are_refused(table: Manifest, split: str, refused: bool, tmp_path: Path) -> None:
+    last = table.samples[5 if split == "train" else 7]
+    samples = (*table.samples[:-1], replace(table.samples[7], split=split, patient="p9"))
+    if split == "train":
+        samples = (*table.samples[:5], replace(last, patient="p9"), *table.samples[6:])
+    held = replace(table, samples=samples)
+    if not refused:
+        assert run(held, tmp_path / "run", **fields_of(table), plan="start")["student"] == TILES | FIELDS
+        return
+    with pytest.raises(HistillError, match="1 patients are also chosen or scored by: p9") as caught:
+        run(held, tmp_path / "run", **fields_of(table))
+    assert caught.value.code == Exit.USAGE
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_wrong_with_them_is_told_before_a_run_begins(table: Manifest, tmp_path: Path) -> None:
+    path = tmp_path / "far.csv"
+    fields = read_manifest(Path(fields_of(table)["fields"]))
+    write_manifest(path, [replace(each, mpp=4.0) for each in fields.samples], fields.card)
+    for name, what in (("none.csv", r"none\.csv"), ("far.csv", "has 4 um/px, the images with boxes 1")):
+        with pytest.raises(HistillError, match=what):
+            run(table, tmp_path / "run", fields=str(tmp_path / name))
+    assert not (tmp_path / "run").exists()

@@ -85,9 +85,12 @@ def tiny_values(model: type[Strict]) -> dict[str, Any]:
     return values
 
 
-def tiny_config(kind: type[Method]) -> Strict:
-    """A method's settings with everything tiny."""
-    return resolve(kind.Config, ("tiny", {**tiny_values(kind.Config), **OWN.get(kind.card.name, {})}))
+def tiny_config(kind: type[Method], table: Manifest | None = None) -> Strict:
+    """A method's settings with everything tiny; for a table with all that lies beside it."""
+    own = OWN.get(kind.card.name, {})
+    if table is not None and "fields" in kind.Config.model_fields:
+        own = {**own, "fields": str(table.path.with_name("fields.csv")), "found": 0.05}
+    return resolve(kind.Config, ("tiny", {**tiny_values(kind.Config), **own}))
 
 
 def tiny_card(kind: type[Method]) -> DatasetCard:
@@ -101,8 +104,6 @@ def tiny_card(kind: type[Method]) -> DatasetCard:
 
 def table_for(kind: type[Method], folder: Path) -> Manifest:
     """The tiny table that a method can learn."""
-    if issubclass(kind, BoxMethod):
-        return tiny_boxes(folder)
     if issubclass(kind, BoxMethod):
         return tiny_boxes(folder)
     return tiny_bags(folder) if issubclass(kind, BagMethod) else tiny_table(folder, tiny_card(kind))

@@ -1,5 +1,6 @@
 """The smallest table of images with boxes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ COLOURS = ((120, 40, 120), (60, 120, 160))
 
 
 def tiny_boxes(folder: Path) -> Manifest:
-    """Six images to learn from and two to choose by, of two objects, one, or none: blocks of one colour a class."""
+    """Six images to learn from and two to choose by, of two objects, one, or none: blocks of one colour a class.
+
+    Beside it lies the table fields.csv of three more, of other patients.
+    """
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     samples = []
-    for i in range(8):
+    for i in range(11):
         image = np.full((SIDE, SIDE, 3), 230.0)
         boxes = [(x0 + i, y0, x1 + i, y1) for x0, y0, x1, y1 in PLACES][: (2, 1, 0)[i % 3]]
         for (x0, y0, x1, y1), colour in zip(boxes, COLOURS, strict=False):
@@ -39,5 +43,7 @@ def tiny_boxes(folder: Path) -> Manifest:
                 mpp=1.0,
             )
         )
-    write_manifest(folder / "data.csv", samples, OBJECTS)
+    fields = [replace(each, id=f"field {i}", labels=(), split="", boxes=None) for i, each in enumerate(samples[8:])]
+    write_manifest(folder / "fields.csv", fields, OBJECTS)
+    write_manifest(folder / "data.csv", samples[:8], OBJECTS)
     return read_manifest(folder / "data.csv")

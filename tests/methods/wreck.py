@@ -38,7 +38,7 @@ def attempt(method: str, table: Manifest, folder: Path, saboteur: Saboteur | Non
     code = BUG
     try:
         kind = find(method)
-        config = tiny_config(kind)
+        config = tiny_config(kind, table)
         if saboteur is not None:
             saboteur.install()
         train(kind, table, None, folder=folder, config=config, seed=3, machine=MACHINE)

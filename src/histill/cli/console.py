@@ -109,7 +109,9 @@ def _stage(event: dict[str, Any]) -> str:
 
 _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "run": lambda e: (
-        f"{e['method']}: {e['train']} {e['samples']} to learn from, {e['val']} to choose with; "
+        f"{e['method']}: {e['train']} {e['samples']} to learn from, "
+        + (f"{e['more']} more of which nothing is known, " if "more" in e else "")
+        + f"{e['val']} to choose with; "
         + f"{e['device']}, {e['precision']}"
         + (f", {e['processes']} processes" if "processes" in e else "")
     ),

@@ -76,7 +76,7 @@ def run(given: list[str]) -> int:
             table = _table(arguments.train, kind)
             val = _table(arguments.val, kind) if arguments.val else None
             require = require_sound_bags if kind.samples == "bags" else require_sound_files
-            for each in (table, val):
+            for each in (table, val, kind.more(config)):
                 if each is not None and team.is_first:
                     seen = each.choose(lambda sample: sample.split != "test")
                     require(seen, console.counter(f"opening {kind.samples}"))

@@ -79,7 +79,7 @@ class BoxSlideWork(TiledWork):
             f"pictures/{name}-tissue.jpg",
         )
 
-    def tissue_picture(self, sample: Sample) -> str:
+    def tiles_picture(self, sample: Sample) -> str:
         """Beside the picture of the boxes."""
         return self.may_write(sample)[-1]
 

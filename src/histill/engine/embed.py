@@ -81,7 +81,7 @@ class EmbedWork(TiledWork):
         """The features; what other encoders share with this one stays, and is written anew."""
         return (f"{self.name}/{slide_name(sample.id)}.h5",)
 
-    def tissue_picture(self, sample: Sample) -> str:
+    def tiles_picture(self, sample: Sample) -> str:
         """Of the tiles that are embedded."""
         return f"pictures/{slide_name(sample.id)}.jpg"
 

@@ -63,6 +63,11 @@ class Method(nn.Module, ABC):
         return {}
 
     @classmethod
+    def more(cls, config: Strict) -> Manifest | None:
+        """The rows of another table that are learnt from as well, with nothing known of them; None without one."""
+        return None
+
+    @classmethod
     def build(cls, config: Strict, classes: Classes, seen: dict[str, Any]) -> Self:
         """A method that has learned nothing yet; `seen` is what `look` gave."""
         return cls(config, classes)

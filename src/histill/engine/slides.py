@@ -71,7 +71,7 @@ class SlideWork(TiledWork):
             f"pictures/{name}-tissue.jpg",
         )
 
-    def tissue_picture(self, sample: Sample) -> str:
+    def tiles_picture(self, sample: Sample) -> str:
         """Beside the picture of the classes."""
         return self.may_write(sample)[-1]
 

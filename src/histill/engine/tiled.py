@@ -129,7 +129,7 @@ class TiledWork(Work):
         """Make of a slide what is wanted: files, what they are, and why there are none where no tile holds tissue."""
 
     @abstractmethod
-    def tissue_picture(self, sample: Sample) -> str:
+    def tiles_picture(self, sample: Sample) -> str:
         """Name of the picture of tissue and tiles."""
 
     def make(self, sample: Sample, folder: Path, journal: Journal) -> Made:
@@ -141,7 +141,7 @@ class TiledWork(Work):
             grid = self._grid(sample, frame, tissue)
             unreadable = Unreadable(most=int(self.tiling.most_unreadable * len(grid)))
             view = View(sample, slide, frame, thumbnail, tissue, grid, unreadable)
-            picture = self.tissue_picture(sample)
+            picture = self.tiles_picture(sample)
             write_bytes(folder / picture, jpeg(tissue_picture(thumbnail, tissue, grid)))
             made = self.write(view, folder, journal)
         still(sample.path, before)

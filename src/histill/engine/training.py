@@ -91,8 +91,13 @@ def train(
     _, team = meet(machine)
     with team.together():
         learn, choose = _split(table, val, kind, seed, cut=getattr(config, "select", "last") != "last")
+        more = kind.more(config)
+        if more:
+            held_back = [*(choose.samples if choose else ()), *table.of_split("test").samples]
+            _check_patients(more.samples, held_back, table.card, more.path, "chosen or scored by")
         _check_batches(config, len(learn.samples), team)
         seen = kind.look(config, learn)
+    every = [*learn.samples, *(choose.samples if choose else ())]
     settings = {
         "method": kind.card.name,
         "config": config.model_dump(mode="json"),
@@ -102,7 +107,8 @@ def train(
         "val": val.digest if val else None,
         "start weights": _weight_files(config.model_dump(mode="json")),
         "seen": seen,
-        "files": team.first_makes(lambda: content_of([*learn.samples, *(choose.samples if choose else ())])),
+        "files": team.first_makes(lambda: _content([*every, *(more.samples if more else ())])),
+        **({"more": more.digest} if more else {}),
     }
     with open_run(
         folder, settings=settings, seed=seed, machine=machine, journal_listener=listener, workers=workers
@@ -113,6 +119,7 @@ def train(
             samples=kind.samples,
             train=len(learn.samples),
             val=len(choose.samples) if choose else 0,
+            **({"more": len(more.samples)} if more else {}),
             device=run.fabric.device.type,
             precision=str(run.fabric._precision.precision),
             **({"processes": team.size} if team.size > 1 else {}),
@@ -123,9 +130,10 @@ def train(
         method.fit(learn, choose, run)
         method.eval()
         about = {"seed": seed, "epoch chosen by": selected_by(choose, getattr(config, "select", "last"))}
-        describe = _model_card(method, table, learn, choose, about)
+        warned = replace(table, warnings=tuple(dict.fromkeys((*table.warnings, *(more.warnings if more else ())))))
+        describe = _model_card(method, warned, learn, choose, more, about)
         model = run.once(
-            MODEL, lambda to: _write_model(to, method, config, table, {"about": about, "seen": seen}, describe)
+            MODEL, lambda to: _write_model(to, method, config, warned, {"about": about, "seen": seen}, describe)
         )
         run.journal.say("done", model=MODEL)
     return model
@@ -207,12 +215,18 @@ def _check_apart(learn: Manifest, choose: Manifest, card: DatasetCard) -> None:
             subject=str(choose.path),
             mend="Give a table with validation rows",
         )
-    shared = sorted({s.patient for s in learn.samples} & {s.patient for s in choose.samples})
+    _check_patients(choose.samples, learn.samples, card, choose.path, "learnt from")
+
+
+def _check_patients(
+    samples: Iterable[Sample], others: Iterable[Sample], card: DatasetCard, path: Path, what: str
+) -> None:
+    shared = sorted({sample.patient for sample in samples} & {sample.patient for sample in others})
     if shared and card.split_source != "official":
         raise HistillError(
-            f"{len(shared)} patients are also learnt from: {', '.join(shared[:5])}",
+            f"{len(shared)} patients are also {what}: {', '.join(shared[:5])}",
             code=Exit.USAGE,
-            subject=str(choose.path),
+            subject=str(path),
             mend="Take them out of one of the two tables",
         )
 
@@ -226,8 +240,8 @@ def _check_batches(config: Strict, images: int, team: Team, prefix: str = "") ->
             _check_batches(value, images, team, f"{prefix}{name}.")
 
 
-def content_of(samples: Iterable[Sample]) -> str:
-    """A hash of all files of some rows: a table names them, and one may be exchanged while a run rests."""
+def _content(samples: list[Sample]) -> str:
+    # A table names its files; an image that is exchanged while a run rests must not be mixed with the old one.
     files = sorted({file for sample in samples for file in (sample.path, sample.mask, sample.boxes) if file})
     return fingerprint([file_hash(file) for file in files])
 
@@ -261,10 +275,19 @@ def _write_model(
 
 
 def _model_card(
-    method: Method, table: Manifest, learn: Manifest, choose: Manifest | None, about: dict[str, Any]
+    method: Method,
+    table: Manifest,
+    learn: Manifest,
+    choose: Manifest | None,
+    more: Manifest | None,
+    about: dict[str, Any],
 ) -> str:
     card, data = method.card, table.card
     mpps = sorted({sample.mpp for sample in learn.samples if sample.mpp is not None})
+    also = []
+    if more:
+        patients = len({sample.patient for sample in more.samples})
+        also = [f"- And from {len(more.samples)} of {patients} patients, without {card.needs}."]
     lines = [
         f"# {card.name}: {card.title}",
         "",
@@ -274,6 +297,7 @@ def _model_card(
         "## Data",
         f"- Learnt from {len(learn.samples)} {method.samples} of {len({s.patient for s in learn.samples})} patients, "
         f"with {card.needs}.",
+        *also,
         f"- Epochs chosen by {about['epoch chosen by']}, on {len(choose.samples)} {method.samples} of "
         f"{len({s.patient for s in choose.samples})} patients."
         if choose

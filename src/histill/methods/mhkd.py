@@ -33,7 +33,7 @@ from histill.data.augment import Augmentation
 from histill.data.pairs import PairBatch, Pairs, require_sound_boxes
 from histill.engine.box_method import BoxMethod, detection_terms, objects_of, of_whole, whole_count
 from histill.engine.earlier import stage_digest, take_over
-from histill.engine.fields import digest_of_fields, open_fields, with_fields
+from histill.engine.fields import read_fields, require_alike, with_fields
 from histill.engine.focal_global import FocalGlobal, FocalGlobalSettings
 from histill.engine.method import Card
 from histill.engine.optim import Schedule
@@ -109,7 +109,7 @@ class Config(Strict):
     learn: Schedule = Schedule(epochs=24, batch_size=16, head_factor=1, weight_decay=1e-4, warmup=0.05)
     """step 1, and step 2 again"""
     fields: str = ""
-    """another table, of images without boxes: the student learns from what the teacher finds there as well"""
+    """another table, of images without boxes: what the teacher finds there is learnt from as well"""
     found: Share = 0.5
     """what it finds there with at least this score"""
     inherit: bool = True
@@ -140,11 +140,6 @@ class Config(Strict):
     """what chooses the epoch of step 0, and of the last step: boxes, AP.5:.95 of validation images, or last"""
 
     @property
-    def has_fields(self) -> bool:
-        """Whether a student learns from fields without boxes, which needs a teacher."""
-        return bool(self.fields) and self.plan not in ("low", "high")
-
-    @property
     def pad_teacher(self) -> DetectorSettings:
         """The teacher's settings, its images padded so that its levels meet the student's."""
         return self.teacher.model_copy(update={"pad_to": self.ratio * self.student.pad_to})
@@ -171,16 +166,22 @@ class Mhkd(BoxMethod):
 
     @classmethod
     def look(cls, config: Strict, learn: Manifest) -> dict[str, Any]:
-        """As every `BoxMethod`, the side being the windows'; and hashes of an earlier run's teacher, and of fields."""
+        """As every `BoxMethod`, the side being the windows'; and the hash of an earlier run's teacher."""
         settings = cast(Config, config)
         seen = super().look(config, learn)
         if settings.tile:
             seen["side"] = min(settings.tile, seen["side"])
         if settings.teacher_run and settings.plan != "low":
             seen["teacher"] = stage_digest(Path(settings.teacher_run), STEPS[0])
-        if settings.has_fields:
-            seen["fields"] = digest_of_fields(Path(settings.fields), learn)
+        if fields := cls.more(config):
+            require_alike(fields, learn)
         return seen
+
+    @classmethod
+    def more(cls, config: Strict) -> Manifest | None:
+        """The fields without boxes, where there is a teacher to look at them."""
+        settings = cast(Config, config)
+        return read_fields(Path(settings.fields)) if settings.fields and settings.plan not in ("low", "high") else None
 
     @property
     def coarser(self) -> int:
@@ -201,7 +202,6 @@ class Mhkd(BoxMethod):
         config = self.config
         for table in (train, *([val] if val is not None and config.select != "last" else [])):
             require_sound_boxes(table)
-        fields = open_fields(Path(config.fields), train, run) if config.has_fields else None
         if config.tile > (side := BoxMethod.look(config, train)["side"]):
             text = f"tile is {config.tile} px, the images' usual side {side}: the rest of a window is white"
             run.journal.say("note", text=text)
@@ -211,7 +211,7 @@ class Mhkd(BoxMethod):
         school = School.build(config, self.detector, len(self.classes), run.fabric.device)
         if config.plan != "low":
             self.learn_to_teach(school.teacher, train, val, run)
-        if fields:
+        if fields := self.more(config):
             train = with_fields(train, fields, school.teacher, config.found, run)
         for name, lessons in zip(STEPS[1:3], PLANS[config.plan], strict=True):
             ends = name == STEPS[2] and not config.alone
