@@ -59,7 +59,7 @@ class Alignment(nn.Module):
     """Makes maps that meet comparable: the teacher's is averaged, the student's goes through a 1x1 convolution.
 
     There is no convolution where maps of equal size and width meet. Where only the widths are equal it begins as the
-    identity: a student who inherits the teacher's weights has its channels in their order.
+    identity: a student who inherits the teacher's trunk has its channels in their order.
 
     Args:
         meetings: which maps meet.
