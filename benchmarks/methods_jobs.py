@@ -179,20 +179,14 @@ def table_of(data: DataSet, out: Path) -> Path:
 def run(job: Job, table: Path, out: Path) -> None:
     """Train and predict, in processes of their own; both go on where they were stopped."""
     folder = out / "runs" / job.name
-    given = [
-        "--train",
-        table,
-        "--recipe",
-        recipe_of(job),
-        "--run",
-        folder / "run",
-        "--seed",
-        job.seed,
-        "--threads",
-        "1",
-    ]
-    train = ["train", job.method, *given, *flags_of(job)]
-    run_once(folder, identity(job, table), [train, prediction(folder, table)])
+    train = training(job.method, folder, table, recipe_of(job), job.seed)
+    run_once(folder, identity(job, table), [[*train, *flags_of(job)], prediction(folder, table)])
+
+
+def training(method: str, folder: Path, table: Path, recipe: Path, seed: int) -> list[object]:
+    """The command that trains a method in a run of a folder."""
+    given = ["--train", table, "--recipe", recipe, "--run", folder / "run", "--seed", seed, "--threads", "1"]
+    return ["train", method, *given]
 
 
 def prediction(folder: Path, table: Path) -> list[object]:

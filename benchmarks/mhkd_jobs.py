@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import cv2
-from methods_jobs import DATA, ROOT, SEEDS, WEIGHTS, histill, noted, prediction, run_once
+from methods_jobs import DATA, ROOT, SEEDS, WEIGHTS, histill, noted, prediction, run_once, training
 
 from histill.core.boxes import boxes_json
 from histill.core.config import read_yaml
@@ -128,9 +128,9 @@ def shrink(table: Manifest, folder: Path) -> None:
 def run(job: Job, out: Path) -> None:
     """Train and predict, in processes of their own; both go on where they were stopped."""
     folder, table = out / "runs" / job.name, table_of(job.data, out)
-    given = ["--train", table, "--recipe", RECIPE, "--run", folder / "run", "--seed", job.seed, "--threads", "1"]
-    train = ["train", "mhkd", *given, *flags_of(job), *teacher_of(job, out), *fields_of(job, out)]
-    run_once(folder, identity(job, out), [train, prediction(folder, table)])
+    train = training("mhkd", folder, table, RECIPE, job.seed)
+    flags = [*flags_of(job), *teacher_of(job, out), *fields_of(job, out)]
+    run_once(folder, identity(job, out), [[*train, *flags], prediction(folder, table)])
 
 
 def predict_hubmap(job: Job, out: Path) -> Path:
