@@ -18,7 +18,7 @@ from histill.data.tiles import TileBatch
 from histill.engine.optim import Schedule
 from histill.engine.stage import Stage
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "methods")]
 
 NO_TABLE = Manifest((), DatasetCard(classes=("a", "b")), Path("t.csv"), "")
 
