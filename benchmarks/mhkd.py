@@ -96,10 +96,8 @@ def set_tables(data: str, out: Path) -> list[Table]:
     """The plans on one data set: all seeds, then what is run with one."""
     classes = read_manifest(table_of(data, out)).classes
     tables = []
-    for seeds, plans in (
-        (SEEDS, (*ALL_SEEDS[data], "high")),
-        (SEEDS[:1], ("low", "start", "hybrid", "high", *ONE_SEED[data])),
-    ):
+    every = (*ALL_SEEDS[data], "high")
+    for seeds, plans in ((SEEDS, every), (SEEDS[:1], (*every, *ONE_SEED[data]))):
         runs = {plan: all_seeds(data, plan, 1 if plan == "high" else RATIOS[data], seeds, out) for plan in plans}
         finished = {plan: each for plan, each in runs.items() if each is not None}
         if not {"low", "hybrid"} <= set(finished):

@@ -46,8 +46,9 @@ CHANGED: dict[str, dict[str, object]] = {
     "start, more fields": {"learn.epochs": 2, "alone": 6.5, "plan": "start"},
 }
 """a plan, of which the whole method's is taken if none is named, with a part changed"""
-SHORT = ("features", "offline", "online", "together", *list(CHANGED)[:3])
-ONE_SEED = {"kidneys": (*SHORT, "start, more fields"), "bupt": SHORT}
+ABLATED = ("no step 3, as long", "nothing inherited", "low, 4 x as long")
+PLANS = ("features", "offline", "online", "together", *ABLATED)
+ONE_SEED = {"kidneys": (*PLANS, "start, more fields"), "bupt": PLANS}
 """run with the first seed alone"""
 ALL_SEEDS = {"kidneys": ("low", "start", "hybrid", "more fields"), "bupt": ("low", "start", "hybrid")}
 """students run with every seed"""

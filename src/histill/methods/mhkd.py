@@ -63,7 +63,7 @@ CARD = Card(
         "the student's first level learns from the teacher's finer levels too",
         "classes and boxes are taught at the cells where teacher and student answer for the same object",
         "maps can be compared in units of the teacher's, for trunks without normalisation layers",
-        "every plan but the ceiling's has the same number of steps, so that plans can be compared",
+        "every plan but the ceiling's has the same number of epochs, so that plans can be compared",
     ),
 )
 
